@@ -1,0 +1,6 @@
+"""`python -m twotrack`."""
+
+from twotrack.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="twotrack")

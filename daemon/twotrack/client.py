@@ -1,0 +1,78 @@
+"""A client of the control socket: a request out, its reply back."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from twotrack.errors import DaemonUnreachableError, RequestError
+
+
+class Client:
+    """One connection to a daemon.
+
+    Args:
+        path: Its control socket.
+        timeout_s: How long a reply may take; None: for ever.
+
+    Raises:
+        DaemonUnreachableError: Nobody listens there.
+    """
+
+    def __init__(self, path: Path, timeout_s: float | None = None) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            reason = "the path is too long" if error.errno is None else (error.strerror or "").lower()
+            raise DaemonUnreachableError(
+                f"no daemon answers on {path} ({reason}); start it with: twotrack serve"
+            ) from error
+        self._replies = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._replies.close()
+        self._socket.close()
+
+    def request(self, op: str, **members: Any) -> dict[str, Any]:
+        """Send a request; members that are None are left out.
+
+        Returns:
+            The reply's members.
+
+        Raises:
+            RequestError: The daemon said no.
+            DaemonUnreachableError: It went away.
+        """
+        present = {name: value for name, value in members.items() if value is not None}
+        try:
+            self._socket.sendall(json.dumps({"op": op, **present}).encode() + b"\n")
+            reply = self._read()
+        except OSError as error:
+            raise DaemonUnreachableError(f"the daemon on {self._path} does not answer: {error}") from error
+        if not reply.pop("ok"):
+            raise RequestError(reply["error"]["code"], reply["error"]["message"])
+        return reply
+
+    def watch(self) -> Iterator[dict[str, Any]]:
+        """Every change of state from now on, until the daemon ends."""
+        self.request("watch")
+        while line := self._replies.readline():
+            yield json.loads(line)
+
+    def _read(self) -> dict[str, Any]:
+        line = self._replies.readline()
+        if not line:
+            raise DaemonUnreachableError(f"the daemon on {self._path} hung up; look at its log")
+        reply: dict[str, Any] = json.loads(line)
+        return reply

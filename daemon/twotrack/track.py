@@ -1,0 +1,281 @@
+"""One side of a call: its packets laid on the timeline, its gaps filled, its numbers counted.
+
+Two steps, since both sides share one zero: `lay` finds out where everything lies, `fill` makes of
+it a gapless sequence of Opus packets from the call's zero to the file's end.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from twotrack import g711, opus
+from twotrack.codecs import DEFAULT_PAYLOAD_TYPES, NARROWBAND_RATE, Codec
+from twotrack.errors import OpusPacketError
+from twotrack.oggopus import PRE_SKIP, Packet
+from twotrack.opus import GRID_SAMPLES, SAMPLE_RATE
+from twotrack.rtp import SEQUENCE_BITS, RtpPacket, extend
+from twotrack.side import Side
+from twotrack.timeline import RESTART_PACKETS, Observation, place
+
+CONCEALED_SAMPLES = SAMPLE_RATE // 10  # a longer loss becomes silence: concealment fades out by then
+
+
+class Received(NamedTuple):
+    """One RTP packet of this side; `arrival_ns` in nanoseconds from any zero."""
+
+    arrival_ns: int
+    packet: RtpPacket
+
+
+@dataclass(slots=True)
+class Statistics:
+    """One side in numbers; samples at 48 kHz.
+
+    Args:
+        received: Packets that arrived, whatever they carry.
+        expected: Numbers between the lowest and highest sequence number of each source.
+        lost: Expected numbers that never came.
+        duplicate: Packets whose number had come already.
+        reordered: Packets that came after a higher number.
+        not_audio: Packets of telephone events, comfort noise and padding.
+        malformed: Packets whose payload is not what their type says.
+        audio_samples: Audio that arrived.
+        concealed_samples: Lost audio left to the decoder's concealment.
+        silence_samples: Silence put in between the side's first and last audio.
+        jitter_ms: Interarrival jitter at the end (RFC 3550 appendix A.8).
+        drift_ppm: How much faster the sender's clock runs than ours.
+        reanchored: How often the side was placed anew after its first run.
+    """
+
+    ssrcs: list[int] = field(default_factory=list)
+    codecs: Counter[Codec] = field(default_factory=Counter)
+    received: int = 0
+    expected: int = 0
+    lost: int = 0
+    duplicate: int = 0
+    reordered: int = 0
+    not_audio: int = 0
+    malformed: int = 0
+    audio_samples: int = 0
+    concealed_samples: int = 0
+    silence_samples: int = 0
+    jitter_ms: float = 0.0
+    drift_ppm: float = 0.0
+    reanchored: int = 0
+
+
+class _Audio(NamedTuple):
+    """A packet that carries audio, and its duration in samples."""
+
+    codec: Codec
+    payload: bytes
+    samples: int
+
+
+class _Piece(NamedTuple):
+    """Audio at its position on the arrivals' clock, in samples."""
+
+    position: int
+    audio: _Audio
+    is_after_loss: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A side whose packets have their positions, before both sides' zero is known.
+
+    Args:
+        pieces: Audio in the order of its positions.
+        statistics: Complete but for what filling the gaps adds.
+    """
+
+    pieces: list[_Piece]
+    statistics: Statistics
+
+    @property
+    def start(self) -> int | None:
+        """Where the first audio begins, or None without any."""
+        return self.pieces[0].position if self.pieces else None
+
+    @property
+    def end(self) -> int | None:
+        """Where the last audio ends, or None without any."""
+        return max(piece.position + piece.audio.samples for piece in self.pieces) if self.pieces else None
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One side as a gapless sequence of Opus packets that begins at the call's zero."""
+
+    packets: list[Packet]
+    statistics: Statistics
+
+
+def lay(received: Sequence[Received], side: Side, payload_types: Mapping[int, Codec] = DEFAULT_PAYLOAD_TYPES) -> Laid:
+    """Find out what each packet is and where it lies.
+
+    Args:
+        received: This side's packets in the order of their arrival.
+        side: Input or output.
+        payload_types: What each payload type carries; others are not audio.
+    """
+    statistics = _count(received)
+    audio: list[_Audio] = []
+    observations: list[Observation] = []
+    for arrival_ns, packet in received:
+        try:
+            content = _read_audio(packet, payload_types)
+        except OpusPacketError:
+            statistics.malformed += 1
+            continue
+        if content is None:
+            statistics.not_audio += 1
+            continue
+        audio.append(content)
+        observations.append(_observe(arrival_ns, packet, content))
+    placement = place(observations, side)
+    statistics.reanchored = max(0, len(placement.run_starts) - 1)
+    pieces = [_Piece(placed.position, audio[placed.observation], placed.is_after_loss) for placed in placement.packets]
+    for piece in pieces:
+        statistics.codecs[piece.audio.codec] += 1
+        statistics.audio_samples += piece.audio.samples
+    statistics.jitter_ms = _jitter_ms(observations)
+    return Laid(pieces, statistics)
+
+
+def _read_audio(packet: RtpPacket, payload_types: Mapping[int, Codec]) -> _Audio | None:
+    """The audio of a packet, None if it carries none; raises OpusPacketError."""
+    codec = payload_types.get(packet.payload_type)
+    if codec is None or not packet.payload:
+        return None
+    if codec is Codec.OPUS:
+        return _Audio(codec, packet.payload, opus.packet_samples(packet.payload))
+    return _Audio(codec, packet.payload, len(packet.payload) * SAMPLE_RATE // NARROWBAND_RATE)
+
+
+def _observe(arrival_ns: int, packet: RtpPacket, audio: _Audio) -> Observation:
+    arrival = arrival_ns * SAMPLE_RATE // 1_000_000_000
+    clock_rate = audio.codec.clock_rate
+    return Observation(arrival, packet.ssrc, packet.sequence_number, packet.timestamp, audio.samples, clock_rate)
+
+
+class _Numbering:
+    """The sequence numbers of one source, counted as RFC 3550 appendix A.1 and A.3 do."""
+
+    def __init__(self, first: int) -> None:
+        self.lowest = self.highest = first
+        self.seen = {first}
+
+
+def _count(received: Sequence[Received]) -> Statistics:
+    """Loss, duplicates and order over every packet: events and noise share the sequence numbers."""
+    statistics = Statistics(received=len(received))
+    sources: list[_Numbering] = []
+    current: dict[int, _Numbering] = {}
+    for _, packet in received:
+        source = current.get(packet.ssrc)
+        if source is not None:
+            number = extend(packet.sequence_number, source.highest, SEQUENCE_BITS)
+        if source is None or abs(number - source.highest) > RESTART_PACKETS:
+            current[packet.ssrc] = _Numbering(packet.sequence_number)
+            sources.append(current[packet.ssrc])
+            continue
+        if number in source.seen:
+            statistics.duplicate += 1
+            continue
+        statistics.reordered += number < source.highest
+        source.seen.add(number)
+        source.lowest, source.highest = min(source.lowest, number), max(source.highest, number)
+    statistics.ssrcs = list(current)
+    statistics.expected = sum(source.highest - source.lowest + 1 for source in sources)
+    statistics.lost = statistics.expected - sum(len(source.seen) for source in sources)
+    return statistics
+
+
+def _jitter_ms(observations: Sequence[Observation]) -> float:
+    """Interarrival jitter in milliseconds (RFC 3550 appendix A.8), over all of the side's sources."""
+    jitter, before = 0.0, None
+    for observation in observations:
+        if before is not None and before.ssrc == observation.ssrc:
+            media = extend(observation.timestamp, before.timestamp, 32) - before.timestamp
+            transit = observation.arrival - before.arrival - media * SAMPLE_RATE // observation.clock_rate
+            if abs(transit) < SAMPLE_RATE:  # a restart or a pause is not jitter
+                jitter += (abs(transit) - jitter) / 16
+        before = observation
+    return jitter * 1000 / SAMPLE_RATE
+
+
+def fill(laid: Laid, zero: int, total_samples: int) -> Track:
+    """Make a side gapless.
+
+    Args:
+        laid: From `lay`.
+        zero: Where the file begins, on the arrivals' clock, in samples.
+        total_samples: What the file is to play.
+
+    Returns:
+        Packets of at least `total_samples` and the pre-skip; each piece lies within 1.25 ms of its
+        position unless the one before reaches over it.
+    """
+    filling = _Filling(laid.statistics)
+    for piece in laid.pieces:
+        filling.advance_to(piece.position - zero, piece.is_after_loss)
+        filling.add(piece.audio)
+    filling.finish(total_samples + PRE_SKIP)
+    return Track(filling.packets, laid.statistics)
+
+
+class _Filling:
+    """A track while it grows; `cursor` is where the next packet will lie."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self.packets: list[Packet] = []
+        self._statistics = statistics
+        self._cursor = 0
+        self._previous: bytes | None = None
+        self._encoder: opus.Encoder | None = None
+
+    def advance_to(self, position: int, is_after_loss: bool) -> None:
+        """Fill from the cursor to the grid point nearest to `position`."""
+        gap = _on_grid(position) - self._cursor
+        if gap <= 0:
+            return
+        if is_after_loss and self._previous is not None and gap <= CONCEALED_SAMPLES:
+            self._extend(opus.concealment(self._previous, gap))
+            self._statistics.concealed_samples += gap
+            return
+        self._extend(opus.silence(gap))
+        if self._previous is not None:
+            self._statistics.silence_samples += gap
+
+    def add(self, audio: _Audio) -> None:
+        """Put audio at the cursor; G.711 is encoded to Opus."""
+        if audio.codec is Codec.OPUS:
+            packets = [(audio.payload, audio.samples)]
+        else:
+            decode = _DECODE[audio.codec]
+            self._encoder = self._encoder or opus.Encoder(NARROWBAND_RATE)
+            packets = self._encoder.encode(decode(audio.payload))
+        self._extend(packets)
+        self._previous = packets[-1][0]
+
+    def finish(self, end: int) -> None:
+        """Fill up to `end` with silence."""
+        rest = end - self._cursor
+        if rest > 0:
+            self._extend(opus.silence(rest + -rest % GRID_SAMPLES))
+
+    def _extend(self, packets: list[Packet]) -> None:
+        self.packets += packets
+        self._cursor += sum(samples for _, samples in packets)
+
+
+def _on_grid(position: int) -> int:
+    return (position + GRID_SAMPLES // 2) // GRID_SAMPLES * GRID_SAMPLES
+
+
+_DECODE: Mapping[Codec, Callable[[bytes], opus.Pcm]] = {
+    Codec.PCMU: g711.decode_pcmu,
+    Codec.PCMA: g711.decode_pcma,
+}
