@@ -31,7 +31,7 @@ SOFTWARE = f"twotrack {__version__}"
 NICENESS = 10  # finalising gives way to receiving
 OGG_SERIALS = {Side.INPUT: 1, Side.OUTPUT: 2}  # fixed: the same call gives the same bytes
 CHANNELS = {Side.INPUT: "left", Side.OUTPUT: "right"}
-Notify = Callable[[str, dict[str, Any]], None]
+Notify = Callable[[str, str, dict[str, Any]], None]  # a log level or "progress", an event, its fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ def render(call: CapturedCall, work: Path, connection_id: str, options: RenderOp
         work: An existing directory for the files.
         connection_id: For warnings and comments.
         options: How.
-        notify: Told of each step: an event's text, and its fields; "progress" with `done_s` and
-            `total_s` while FFmpeg works.
+        notify: Told of each step: a log level, an event's text and its fields; and of the level
+            "progress", with `done_s` and `total_s`, while FFmpeg works.
 
     Raises:
         MergeError: FFmpeg is missing, failed or hung.
@@ -148,11 +148,12 @@ def _bounds(laid: Mapping[Side, Laid]) -> tuple[int, int]:
 def _say_durations(laid: Mapping[Side, Laid], conversation_s: float, total_s: float, notify: Notify) -> None:
     received = {side: laid[side].statistics.received for side in Side}
     notify(
+        "info",
         f"📊 Audio chunks: WhatsApp={received[Side.INPUT]}, OpenAI={received[Side.OUTPUT]}, "
         f"duration={format_duration(conversation_s)}",
         {},
     )
-    notify(f"🕐 Total conversation duration: {format_duration(total_s)}", {})
+    notify("info", f"🕐 Total conversation duration: {format_duration(total_s)}", {})
 
 
 def format_duration(seconds: float) -> str:
@@ -170,15 +171,16 @@ def _warn(
     warnings = []
     for side in Side:
         if not laid[side].pieces:
-            notify(f"⚠️ WARNING: Channel data is empty for {connection_id}", {"side": str(side)})
-            warnings.append(f"⚠️ WARNING: Channel data is empty for {connection_id} ({side})")
+            warning = f"⚠️ WARNING: Channel data is empty for {connection_id}"
+            notify("warning", warning, {"side": str(side)})
+            warnings.append(warning)
         if laid[side].statistics.malformed:
             warnings.append(f"{laid[side].statistics.malformed} malformed audio packets on the {side} side are lost")
         if call.dropped[side]:
             warnings.append(f"{call.dropped[side].total()} datagrams on the {side} side are not RTP")
     if options.engine is Engine.LOSSLESS:
         warnings.append("this version has no lossless engine yet; merged with ffmpeg instead")
-    return warnings
+    return list(dict.fromkeys(warnings))
 
 
 def _write_channel(side: Side, track: Track, total: int, work: Path) -> Path:
@@ -193,7 +195,7 @@ def _merge(channels: Mapping[Side, Path], work: Path, options: RenderOptions, to
     output = work / "merged.opus"
 
     def on_progress(done_s: float) -> None:
-        notify("progress", {"done_s": done_s, "total_s": total_s})
+        notify("progress", "FFmpeg", {"done_s": done_s, "total_s": total_s})
 
     try:
         ffmpeg.merge(
@@ -204,9 +206,9 @@ def _merge(channels: Mapping[Side, Path], work: Path, options: RenderOptions, to
             on_progress=on_progress,
         )
     except MergeError as error:
-        notify(f"❌ FFmpeg merge failed: {error}", {})
+        notify("error", f"❌ FFmpeg merge failed: {error}", {})
         raise
-    notify("✅ FFmpeg merge completed successfully", {})
+    notify("info", "✅ FFmpeg merge completed successfully", {})
     return output
 
 
@@ -386,9 +388,9 @@ def main() -> None:
         output.write(json.dumps(members) + "\n")
         output.flush()
 
-    def notify(event: str, fields: dict[str, Any]) -> None:
-        if event != "progress":
-            answer(event=event, fields=fields)
+    def notify(level: str, event: str, fields: dict[str, Any]) -> None:
+        if level != "progress":
+            answer(level=level, event=event, fields=fields)
 
     for line in sys.stdin:
         try:

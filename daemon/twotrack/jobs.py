@@ -12,7 +12,7 @@ from twotrack import logs
 from twotrack.calls import Call, Register, State
 from twotrack.codecs import DEFAULT_PAYLOAD_TYPES
 from twotrack.errors import RequestError
-from twotrack.finalise import Job
+from twotrack.finalise import Job, Notify
 from twotrack.messages import ErrorCode
 from twotrack.settings import Settings
 from twotrack.spool import Spool
@@ -129,8 +129,8 @@ class Finalisations:
         )
 
 
-def _logged(call: Call) -> Callable[[str, dict[str, Any]], None]:
-    def notify(event: str, fields: dict[str, Any]) -> None:
-        log.info(event, connection_id=call.connection_id, **fields)
+def _logged(call: Call) -> Notify:
+    def notify(level: str, event: str, fields: dict[str, Any]) -> None:
+        getattr(log, level)(event, connection_id=call.connection_id, **fields)
 
     return notify

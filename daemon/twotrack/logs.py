@@ -1,6 +1,7 @@
 """Log records: structured, as JSON or for a terminal; a library's user keeps their own handlers."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -32,6 +33,8 @@ def configure(level: str, log_format: str | None) -> None:
     shared: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder()]
     if is_console:
         shared.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+    elif "JOURNAL_STREAM" not in os.environ:  # the journal stamps by itself
+        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -19,6 +19,7 @@ from twotrack.side import Side
 from twotrack.timeline import RESTART_PACKETS, Observation, place
 
 CONCEALED_SAMPLES = SAMPLE_RATE // 10  # a longer loss becomes silence: concealment fades out by then
+EVENT_BYTES = 4
 
 
 class Received(NamedTuple):
@@ -121,6 +122,7 @@ def lay(received: Sequence[Received], side: Side, payload_types: Mapping[int, Co
         payload_types: What each payload type carries; others are not audio.
     """
     statistics = _count(received)
+    payload_types = _without_events(received, payload_types)
     audio: list[_Audio] = []
     observations: list[Observation] = []
     for arrival_ns, packet in received:
@@ -142,6 +144,17 @@ def lay(received: Sequence[Received], side: Side, payload_types: Mapping[int, Co
         statistics.audio_samples += piece.audio.samples
     statistics.jitter_ms = _jitter_ms(observations)
     return Laid(pieces, statistics)
+
+
+def _without_events(received: Sequence[Received], payload_types: Mapping[int, Codec]) -> dict[int, Codec]:
+    """Leave out the dynamic types that carry telephone events among audio of another type.
+
+    An event's payload has 4 bytes (RFC 4733 section 2.3), and nobody's speech is always as long.
+    """
+    seen = {packet.payload_type for _, packet in received} & set(payload_types)
+    spoken = {packet.payload_type for _, packet in received if len(packet.payload) != EVENT_BYTES}
+    events = seen - spoken if seen & spoken else set()
+    return {number: codec for number, codec in payload_types.items() if number not in events}
 
 
 def _read_audio(packet: RtpPacket, payload_types: Mapping[int, Codec]) -> _Audio | None:

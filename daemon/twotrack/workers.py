@@ -9,16 +9,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from twotrack.errors import RequestError
-from twotrack.finalise import Job
+from twotrack.finalise import Job, Notify
 from twotrack.messages import ErrorCode
 
 ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
-Notify = Callable[[str, dict[str, Any]], None]
 
 
 class Workers:
@@ -111,7 +109,7 @@ async def _converse(worker: asyncio.subprocess.Process, job: Job, notify: Notify
         answer: dict[str, Any] = json.loads(line)
         if "event" not in answer:
             return answer
-        notify(answer["event"], answer["fields"])
+        notify(answer["level"], answer["event"], answer["fields"])
     raise EOFError(f"status {await worker.wait()}")
 
 

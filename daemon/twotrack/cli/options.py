@@ -1,8 +1,9 @@
 """Options that several commands share."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -10,7 +11,7 @@ from twotrack import settings
 from twotrack.client import Client
 from twotrack.messages import parse_ssrc
 
-Command = Any  # a function that click will make a command of
+FC = TypeVar("FC", bound=Callable[..., Any])  # what click decorates
 
 
 class Ssrc(click.ParamType[int]):
@@ -27,19 +28,19 @@ class Ssrc(click.ParamType[int]):
 
 
 SSRC = Ssrc()
-as_json: Command = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
-config_file: Command = click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file; default: the one that $TWOTRACK_CONFIG names."
-)
-
-control_socket_path: Command = click.option("--control-socket", metavar="PATH", help="The daemon's control socket.")
+as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 
 
-def to_daemon(command: Command) -> Command:
+def config_file(command: FC) -> FC:
+    """Give a command the option that names the configuration."""
+    text = "TOML file; default: the one that $TWOTRACK_CONFIG names."
+    return click.option("--config", type=click.Path(path_type=Path), help=text)(command)
+
+
+def to_daemon(command: FC) -> FC:
     """Give a command the options that find the daemon."""
-    for option in (config_file, control_socket_path):
-        command = option(command)
-    return command
+    text = "The daemon's control socket."
+    return click.option("--control-socket", metavar="PATH", help=text)(config_file(command))
 
 
 def connect(config: Path | None, control_socket: str | None) -> Client:

@@ -40,7 +40,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total)
 
-    def notify(self, event: str, fields: dict[str, Any]) -> None:
+    def notify(self, level: str, _: str, fields: dict[str, Any]) -> None:
         """Take the steps that `finalise.render` tells of."""
-        if event == "progress":
+        if level == "progress":
             self.update(fields["done_s"], fields["total_s"])

@@ -1,12 +1,13 @@
 """Options of the commands that read captures: which side is which, and which engine."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from twotrack.capture import Choice
-from twotrack.cli.options import SSRC, Command
+from twotrack.cli.options import SSRC
 from twotrack.merge import Engine
 
 PORT = click.IntRange(1, 65_535)
@@ -18,7 +19,7 @@ engine_option = click.option(
 )
 
 
-def to_sides(command: Command) -> Command:
+def to_sides(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say which side is which, as its argument `choice`."""
 
     @functools.wraps(command)
