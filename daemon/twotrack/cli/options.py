@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,5 +51,5 @@ def connect(config: Path | None, control_socket: str | None) -> Client:
 
 def print_json(value: Any) -> None:
     """One JSON document: indented for a person, one line in a pipe."""
-    indent = 2 if click.get_text_stream("stdout").isatty() else None
+    indent = 2 if sys.stdout.isatty() else None
     click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
