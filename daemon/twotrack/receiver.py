@@ -4,12 +4,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic_ns
 
 from twotrack.errors import TwotrackError
 from twotrack.keys import Address, Network
 from twotrack.side import Side
 
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; the socket module does not name it
 RECEIVE_BUFFER_BYTES = 8 * 1024 * 1024
 MAX_REMEMBERED_SOURCES = 10_000
 Receive = Callable[[Side, bytes, tuple[str, int], int], None]
@@ -64,7 +66,7 @@ def bind(address: Address, side: Side) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     media = socket.socket(family, socket.SOCK_DGRAM)
     media.setblocking(False)
-    media.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    _ask_for_buffer(media)
     try:
         media.bind(address)
     except OSError as error:
@@ -74,6 +76,13 @@ def bind(address: Address, side: Side) -> socket.socket:
             f" stop what uses it or set AUDIO_{side.upper()}_LISTEN"
         ) from error
     return media
+
+
+def _ask_for_buffer(media: socket.socket) -> None:
+    """Ask for the receive buffer; with CAP_NET_ADMIN the system's limit does not count."""
+    media.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    with suppress(PermissionError):
+        media.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
 
 
 def granted_buffer_bytes(media: socket.socket) -> int:

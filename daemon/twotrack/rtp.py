@@ -9,7 +9,6 @@ Source: RFC 3550 sections 5.1, 5.3.1 and A.1; RFC 5761 section 4; RFC 8285 secti
 from enum import StrEnum
 from typing import NamedTuple
 
-import dpkt
 from dpkt.rtp import RTP
 
 VERSION = 2
@@ -52,16 +51,14 @@ def parse(datagram: bytes) -> RtpPacket | Malformed:
         The packet, or the reason why it is none. A packet that holds nothing but padding is legal
         and has an empty payload.
     """
-    if not datagram:
-        return Malformed.TOO_SHORT
-    if datagram[0] >> 6 != VERSION:
+    length = len(datagram)
+    if length and datagram[0] >> 6 != VERSION:
         return Malformed.BAD_VERSION
-    if len(datagram) > 1 and datagram[1] in RTCP_PACKET_TYPES:
+    if length > 1 and datagram[1] in RTCP_PACKET_TYPES:
         return Malformed.RTCP
-    try:
-        packet = RTP(datagram)
-    except dpkt.NeedData:
+    if length < FIXED_HEADER_BYTES:
         return Malformed.TOO_SHORT
+    packet = RTP(datagram)
     flags = datagram[0]
     payload = packet.data
     if flags & 0x0F and len(packet.csrc) < 4 * (flags & 0x0F):

@@ -17,6 +17,7 @@ The heart of the product, and pure arithmetic. The ideas, in the order of the fu
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 from typing import NamedTuple
 
 from twotrack.opus import SAMPLE_RATE
@@ -30,6 +31,9 @@ LOOKAHEAD_SAMPLES = 4_000 * MILLISECOND  # a delay that has not come back by the
 PAUSE_SAMPLES = 20 * MILLISECOND  # the least delay of a look-ahead rises by less through jitter
 SURE_SAMPLES = 500 * MILLISECOND  # a look-ahead cut shorter by the source's end is not trusted so far
 UNSURE_PAUSE_SAMPLES = 80 * MILLISECOND  # then only this much counts as a pause
+DRIFT_WINDOW_SAMPLES = 5_000 * MILLISECOND
+DRIFT_WINDOWS = 6  # half a minute: jitter of a millisecond looks like some 30 ppm there
+MAX_DRIFT_PPM = 1_000
 BURST_SAMPLES = 80 * MILLISECOND  # a delay that falls by more is a burst faster than real time
 
 
@@ -74,10 +78,13 @@ class Placement:
     Args:
         packets: In the order of their positions; duplicates are left out.
         run_starts: The position of each run's first packet.
+        drift_ppm: How much faster than ours the sender's clock ran in the longest run; 0 where that
+            is too short to tell.
     """
 
     packets: list[Placed]
     run_starts: list[int]
+    drift_ppm: float
 
 
 class _Unwrapped(NamedTuple):
@@ -99,6 +106,7 @@ def place(observations: Sequence[Observation], side: Side) -> Placement:
     """
     packets: list[Placed] = []
     run_starts: list[int] = []
+    longest: list[_Unwrapped] = []
     end: int | None = None
     for source in split_sources(observations):
         for run in split_runs(source, side):
@@ -108,8 +116,9 @@ def place(observations: Sequence[Observation], side: Side) -> Placement:
                 start = end
             run_starts.append(start)
             packets += _place_run(run, start)
+            longest = max(longest, run, key=len)
             end = max(start + packet.media_time - first.media_time + packet.duration for packet in run)
-    return Placement(packets, run_starts)
+    return Placement(packets, run_starts, drift_ppm(longest))
 
 
 def split_sources(observations: Sequence[Observation]) -> Iterator[list[_Unwrapped]]:
@@ -231,3 +240,21 @@ def _place_run(run: list[_Unwrapped], start: int) -> Iterator[Placed]:
         is_after_loss = packet.sequence > before.sequence + 1
         yield Placed(packet.observation, start + packet.media_time - run[0].media_time, is_after_loss)
         before = packet
+
+
+def drift_ppm(run: list[_Unwrapped]) -> float:
+    """The slope of a run's lower envelope, by least squares over the least delay of each window.
+
+    Returns:
+        Parts per million; positive for a sender whose clock is fast. 0 for a run of fewer than
+        `DRIFT_WINDOWS` windows, and for a slope that no clock has: a burst faster than real time.
+    """
+    least: dict[int, _Unwrapped] = {}
+    for packet in run:
+        window = packet.media_time // DRIFT_WINDOW_SAMPLES
+        if window not in least or packet.delay < least[window].delay:
+            least[window] = packet
+    if len(least) < DRIFT_WINDOWS:
+        return 0.0
+    slope, _ = linear_regression([p.media_time for p in least.values()], [p.delay for p in least.values()])
+    return -slope * 1e6 if abs(slope) * 1e6 <= MAX_DRIFT_PPM else 0.0

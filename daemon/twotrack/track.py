@@ -137,6 +137,7 @@ def lay(received: Sequence[Received], side: Side, payload_types: Mapping[int, Co
         audio.append(content)
         observations.append(_observe(arrival_ns, packet, content))
     placement = place(observations, side)
+    statistics.drift_ppm = placement.drift_ppm
     statistics.reanchored = max(0, len(placement.run_starts) - 1)
     pieces = [_Piece(placed.position, audio[placed.observation], placed.is_after_loss) for placed in placement.packets]
     for piece in pieces:
