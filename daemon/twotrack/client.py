@@ -24,9 +24,9 @@ class Client:
     def __init__(self, path: Path, timeout_s: float | None = None) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(str(path))
+            self._socket.connect(str(path))  # waits where many come at once
+            self._socket.settimeout(timeout_s)
         except OSError as error:
             self._socket.close()
             reason = "the path is too long" if error.errno is None else (error.strerror or "").lower()

@@ -1,7 +1,7 @@
 """The control socket: lines in, lines out, over a UNIX stream socket.
 
 Requests are carried out as they come. Replies keep the order of the requests, so that a client
-without tags knows which is which; only a `close` that waits and has a tag is overtaken.
+without tags knows which is which; only a reply with a tag that has to wait is overtaken.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from twotrack.messages import ErrorCode, bad_request
 from twotrack.service import AudioCacheService
 
 SOCKET_MODE = 0o660
+BACKLOG = 1024  # clients that may wait to be let in
 MAX_UNREAD_BYTES = 16 * 1024 * 1024  # a watcher that reads no more is hung up on
 log = logs.get_logger()
 Reply = dict[str, Any]
@@ -58,7 +59,7 @@ class Commands:
                 return self._show(request)
             case messages.Discard():
                 self.service.discard(request.connection_id)
-                return {}
+                return self._once_saved({})
             case messages.Retry():
                 return {"jobs": self.service.retry(request.connection_id)}
             case messages.Drain():
@@ -66,21 +67,28 @@ class Commands:
                 return {}
         raise bad_request("watch is answered by its connection")
 
-    def _open(self, request: messages.Open) -> Reply:
+    def _open(self, request: messages.Open) -> Awaitable[Reply]:
         call = self.service.open(request)
         addresses = self._status()
-        return {
-            "connection_id": call.connection_id,
-            "state": call.state,
-            "input_address": addresses["input_address"],
-            "output_address": addresses["output_address"],
-        }
+        return self._once_saved(
+            {
+                "connection_id": call.connection_id,
+                "state": call.state,
+                "input_address": addresses["input_address"],
+                "output_address": addresses["output_address"],
+            }
+        )
 
-    def _close(self, request: messages.Close) -> Reply | Awaitable[Reply]:
+    async def _once_saved(self, reply: Reply) -> Reply:
+        """A yes that a crash can't take back."""
+        await self.service.saved()
+        return reply
+
+    def _close(self, request: messages.Close) -> Awaitable[Reply]:
         call, is_last = self.service.close_side(request.connection_id, request.side)
         if request.wait and (is_last or call.state in (State.STORED, State.FAILED)):
             return self._wait(call)
-        return {"references": call.references, "state": call.state}
+        return self._once_saved({"references": call.references, "state": call.state})
 
     async def _wait(self, call: Any) -> Reply:
         recording = await self.service.wait(call)

@@ -64,10 +64,8 @@ class Finalisations:
             await asyncio.shield(ended)
 
     def end(self, call: Call, state: State) -> None:
-        """Say a call's last word; its spool goes unless it failed."""
+        """Say a call's last word."""
         self._register.end(call, state)
-        if state is not State.FAILED:
-            self._spool.delete(call.connection_id)
         ended = self._ended.pop(call, None)
         self._on_change(call)
         if ended is not None:
@@ -87,7 +85,8 @@ class Finalisations:
         self._register.finalise(call)
         self._on_change(call)
         try:
-            await self._flushed()
+            self._spool.flush()
+            await self._spool.written()
             call.recording = await self.workers.run(self._job(call), _logged(call))
         except RequestError as error:
             self._fail(call, error)
@@ -95,6 +94,8 @@ class Finalisations:
             message = f"finalising failed unexpectedly, {type(error).__name__}: {error}; retry the call"
             self._fail(call, RequestError(ErrorCode.INTERNAL, message))
         else:
+            self._spool.delete(call.connection_id)
+            await self._spool.written()
             self.end(call, State.STORED)
 
     def _fail(self, call: Call, error: RequestError) -> None:
@@ -102,12 +103,6 @@ class Finalisations:
         where = "Failed to store the recording" if error.code == ErrorCode.STORAGE_FAILED else "Finalisation failed"
         log.error(f"❌ {where}: {error.message}", connection_id=call.connection_id, code=error.code)
         self.end(call, State.FAILED)
-
-    async def _flushed(self) -> None:
-        loop = asyncio.get_running_loop()
-        written = loop.create_future()
-        self._spool.flush(lambda: loop.call_soon_threadsafe(written.set_result, None))
-        await written
 
     def _job(self, call: Call) -> Job:
         settings = self._settings

@@ -87,7 +87,9 @@ async def _listen(stack: AsyncExitStack, media: socket.socket, side: Side, servi
 
 
 async def _control(stack: AsyncExitStack, listener: socket.socket, commands: Commands) -> None:
-    server = await asyncio.get_running_loop().create_unix_server(lambda: ControlConnection(commands), sock=listener)
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: ControlConnection(commands), sock=listener, backlog=control.BACKLOG
+    )
     stack.callback(server.close)
 
 

@@ -274,6 +274,10 @@ class AudioCacheService:
         is_first = self.register.get(connection_id).references == len(Side)
         self.close_side(connection_id, Side.INPUT if is_first else Side.OUTPUT)
 
+    async def saved(self) -> None:
+        """Wait until what `open` and `close_side` have changed survives the end of the process."""
+        await self._spool.written()
+
     async def wait(self, call: Call) -> dict[str, Any]:
         """Wait until a closing call is stored.
 
@@ -303,6 +307,7 @@ class AudioCacheService:
             raise RequestError(ErrorCode.ALREADY_CLOSED, f"call {connection_id} is being finalised; wait for its end")
         if call.state in (State.STORED, State.DISCARDED):
             raise RequestError(ErrorCode.UNKNOWN_CONNECTION, f"call {connection_id} is {call.state} already")
+        self._spool.delete(connection_id)
         self._finalisations.end(call, State.DISCARDED)
 
     def retry(self, connection_id: str | None) -> int:

@@ -7,6 +7,7 @@ A call is two files: `{connection_id}.pcap`, which Wireshark opens, and `{connec
 the daemon must know to go on with the call after a restart.
 """
 
+import asyncio
 import json
 import os
 import queue
@@ -179,19 +180,20 @@ class Spool:
         """Note that a file has something to be written at the next flush."""
         self._dirty.append(file)
 
-    def flush(self, then: Callable[[], object] | None = None) -> None:
-        """Hand all that waits to the writer.
-
-        Args:
-            then: Called in the writer's thread once it is written.
-        """
+    def flush(self) -> None:
+        """Hand all that waits to the writer."""
         dirty, self._dirty = self._dirty, []
         for file in dirty:
             content, packets = file.take_pending()
             if content:
                 self._tasks.put(partial(self._write, file, content, packets))
-        if then is not None:
-            self._tasks.put(then)
+
+    async def written(self) -> None:
+        """Wait until all that was handed to the writer so far is on disk."""
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+        self._tasks.put(lambda: loop.call_soon_threadsafe(_resolve, written))
+        await written
 
     def _write(self, file: SpoolFile, content: bytearray, packets: dict[Side, int]) -> None:
         file.write(content, packets)
@@ -232,6 +234,11 @@ class Spool:
         """The calls on disk: connection id and what was saved of it, None where that is damaged."""
         for path in sorted(self.directory.glob("*.pcap")):
             yield path.stem, _read_state(path.with_suffix(".json"))
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.cancelled():
+        future.set_result(None)
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,401 @@
+"""The daemon from outside: real sockets, real time, the real FFmpeg."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from daemons import Daemon
+from packets import FRAME_SAMPLES, INPUT_SSRC, OUTPUT_SSRC, encode, opus_tone, rtp_packet, rtp_stream, tone
+from sound import bursts, decode, duration_s, peak_between, probe
+from twotrack import oggopus
+from twotrack.errors import RequestError
+from twotrack.playback import Scheduled, play
+from twotrack.side import Side
+
+RATE = 48_000
+FRAME_S = FRAME_SAMPLES / RATE
+BURST_S = 0.1
+SSRCS = {"input_ssrc": INPUT_SSRC, "output_ssrc": OUTPUT_SSRC}
+StartDaemon = Callable[..., Daemon]
+
+
+def beeps(frequency: float, begins_s: list[float], length_s: float) -> list[bytes]:
+    """Opus packets of silence with a beep of 100 ms at each of the given times."""
+    pcm = array("h", bytes(2 * int(length_s * RATE)))
+    beep = tone(frequency, int(BURST_S * RATE))
+    for begin in begins_s:
+        start = int(begin * RATE)
+        pcm[start : start + len(beep)] = beep
+    return encode(pcm)
+
+
+def scheduled(side: Side, packets: list[bytes], ssrc: int, delay_s: float = 0.0) -> list[Scheduled]:
+    """Packets sent in real time, the first after `delay_s`."""
+    return [
+        Scheduled(delay_s + number * FRAME_S, side, datagram)
+        for number, datagram in enumerate(rtp_stream(packets, ssrc=ssrc))
+    ]
+
+
+def mirror(daemon: Daemon, *schedules: list[Scheduled]) -> None:
+    """Send all of it to the daemon in real time."""
+    schedule = sorted(chain.from_iterable(schedules), key=lambda packet: packet.due_s)
+    addresses = {Side.INPUT: daemon.input_address, Side.OUTPUT: daemon.output_address}
+    play(schedule, addresses, on_progress=lambda *_: None)
+
+
+def merged(daemon: Daemon, connection_id: str) -> Path:
+    """Where a call's stereo file lies."""
+    return daemon.recordings / f"conversation_{connection_id}_merged.opus"
+
+
+def assert_spool_is_empty(daemon: Daemon) -> None:
+    """Nothing of any call is left in the spool or in between."""
+    assert list(daemon.spool.iterdir()) == []
+    assert list((daemon.state_path / "work").iterdir()) == []
+
+
+def test_ten_second_call_lies_in_its_place(daemon: Daemon) -> None:
+    """A call mirrored in real time is stored whole: all packets, the right length, each sound in its place."""
+    caller_begins, ai_begins = [0.5, 2.5, 4.5, 6.5, 8.5], [1.5, 3.5, 5.5, 7.5, 9.5]
+    caller, assistant = beeps(1_000, caller_begins, 10), beeps(600, ai_begins, 10)
+    daemon.request("open", connection_id="call", **SSRCS)
+    mirror(daemon, scheduled(Side.INPUT, caller, INPUT_SSRC), scheduled(Side.OUTPUT, assistant, OUTPUT_SSRC))
+    recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+
+    assert (recording["input"]["received"], recording["output"]["received"]) == (500, 500)
+    assert recording["duration_s"] == pytest.approx(10.0, abs=0.02)
+    path = merged(daemon, "call")
+    assert duration_s(path) == pytest.approx(recording["duration_s"] + 2.0, abs=0.05)
+    stream = probe(path)["streams"][0]
+    assert (stream["codec_name"], stream["channels"], stream["sample_rate"]) == ("opus", 2, "48000")
+    left, right = decode(path)
+    assert [begin for begin, _ in bursts(left)] == pytest.approx(caller_begins, abs=0.02)
+    assert [begin for begin, _ in bursts(right)] == pytest.approx(ai_begins, abs=0.02)
+    for begin in caller_begins:
+        assert peak_between(right, begin - 0.02, begin + BURST_S) < 50
+    for begin in ai_begins:
+        assert peak_between(left, begin - 0.02, begin + BURST_S) < 50
+    assert json.loads((daemon.recordings / "conversation_call.json").read_text()) == recording
+    assert_spool_is_empty(daemon)
+
+
+def test_a_side_that_begins_late_lies_late(daemon: Daemon) -> None:
+    """A side whose first packet comes 1.5 s after the other's begins 1.5 s into the file."""
+    daemon.request("open", connection_id="call", **SSRCS)
+    mirror(
+        daemon,
+        scheduled(Side.INPUT, beeps(1_000, [0.2], 2.5), INPUT_SSRC),
+        scheduled(Side.OUTPUT, beeps(600, [0.2], 1), OUTPUT_SSRC, delay_s=1.5),
+    )
+    recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+    assert recording["output"]["first_arrival_s"] == pytest.approx(1.5, abs=0.02)
+    left, right = decode(merged(daemon, "call"))
+    assert bursts(left)[0][0] == pytest.approx(0.2, abs=0.02)
+    assert bursts(right)[0][0] == pytest.approx(1.7, abs=0.02)
+
+
+def test_one_sided_call_has_a_silent_channel(daemon: Daemon) -> None:
+    """A side that never spoke is a silent channel of the right length, with the seed's warning."""
+    daemon.request("open", connection_id="call", **SSRCS)
+    mirror(daemon, scheduled(Side.OUTPUT, opus_tone(440, 50), OUTPUT_SSRC))
+    recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+    left, right = decode(merged(daemon, "call"))
+    assert len(left) == len(right) == round(recording["file_duration_s"] * RATE)
+    assert max(map(abs, left)) < 10
+    assert max(map(abs, right)) > 5_000
+    assert recording["input"]["received"] == 0
+    assert recording["warnings"] == ["⚠️ WARNING: Channel data is empty for call"]
+
+
+def test_call_without_a_packet_has_a_report_alone(daemon: Daemon) -> None:
+    """A call without a single packet ends stored, with a report, no audio file and the seed's warning."""
+    daemon.request("open", connection_id="call", metadata={"caller": "Zoë"})
+    reply = daemon.request("close", connection_id="call", wait=True)
+    assert reply["state"] == "stored"
+    assert reply["recording"]["file"] is None
+    assert reply["recording"]["metadata"] == {"caller": "Zoë"}
+    assert reply["recording"]["warnings"] == ["⚠️ WARNING: Channel data is empty for call"]
+    assert [path.name for path in daemon.recordings.iterdir()] == ["conversation_call.json"]
+    assert_spool_is_empty(daemon)
+
+
+def test_packets_before_their_open_join_the_call(daemon: Daemon) -> None:
+    """RTP that races its `open` is part of the call."""
+    early, late = opus_tone(440, 20), opus_tone(440, 20)
+    datagrams = rtp_stream(early + late)
+    daemon.send("input", *datagrams[:20])
+    while daemon.request("status")["datagrams"]["input"] < 20:
+        pass
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *datagrams[20:])
+    recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+    assert recording["input"]["received"] == 40
+    assert recording["input"]["lost"] == 0
+
+
+def test_fifty_calls_at_once_keep_their_packets(start_daemon: StartDaemon) -> None:
+    """No packet of fifty calls at once comes to the wrong call or side."""
+    daemon = start_daemon(keep_channels="true")
+    calls = {f"call-{number}": number for number in range(50)}
+    sides = {
+        (connection_id, side): opus_tone(200 + 20 * number + 7 * (side is Side.OUTPUT), 40)
+        for connection_id, number in calls.items()
+        for side in Side
+    }
+    schedules = []
+    for connection_id, number in calls.items():
+        ssrcs = {Side.INPUT: 1_000 + number, Side.OUTPUT: 1_000 + (number + 25) % 50}  # alike on both ports
+        daemon.request("open", connection_id=connection_id, input_ssrc=ssrcs["input"], output_ssrc=ssrcs["output"])
+        schedules += [scheduled(side, sides[connection_id, side], ssrcs[side]) for side in Side]
+    mirror(daemon, *schedules)
+    for connection_id in calls:
+        daemon.request("close", connection_id=connection_id)
+    for connection_id in calls:
+        recording = wait_until_stored(daemon, connection_id)
+        for side, channel in ((Side.INPUT, "left"), (Side.OUTPUT, "right")):
+            assert recording[side]["received"] == 40
+            path = daemon.recordings / f"conversation_{connection_id}_{channel}.opus"
+            _, packets, _ = oggopus.read_audio(path.read_bytes())
+            sent = sides[connection_id, side]
+            assert [packet for packet in packets if packet in sent] == sent
+    assert_spool_is_empty(daemon)
+
+
+def wait_until_stored(daemon: Daemon, connection_id: str) -> dict:
+    """A call's recording once it is stored."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        shown = daemon.request("show", connection_id=connection_id)
+        if shown["state"] in ("stored", "failed"):
+            return shown["recording"]
+    raise AssertionError(f"{connection_id} is not stored in time")
+
+
+def test_flood_of_garbage_harms_no_call(daemon: Daemon) -> None:
+    """While garbage floods both ports and the control socket, a call is whole and the daemon answers."""
+    stop = threading.Event()
+    garbage = [
+        b"",
+        b"\x00",
+        b"\x80\xc8" + bytes(30),
+        b"\x80",
+        bytes(1400),
+        b"\xbf\x6f" + bytes(20),
+        rtp_packet(ssrc=99),
+    ]
+
+    def flood_ports() -> None:
+        while not stop.is_set():
+            for side in Side:
+                daemon.send(side, *garbage * 20)
+            time.sleep(0.002)  # some 100,000 datagrams a second
+
+    def flood_control() -> None:
+        while not stop.is_set():
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(daemon.control_socket))
+                for line in (b"\xff\xfe\n", b"nonsense\n", b"[]\n", b"{}\n", b'{"op": 1}\n', b"x" * 70_000):
+                    try:
+                        client.sendall(line)
+                    except OSError:
+                        break
+
+    def resident_bytes() -> int:
+        pages = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]
+        return int(pages) * 4096
+
+    before = resident_bytes()
+    threads = [threading.Thread(target=flood) for flood in (flood_ports, flood_control)]
+    for thread in threads:
+        thread.start()
+    try:
+        daemon.request("open", connection_id="call", **SSRCS)
+        mirror(
+            daemon,
+            scheduled(Side.INPUT, opus_tone(440, 200), INPUT_SSRC),
+            scheduled(Side.OUTPUT, opus_tone(600, 200), OUTPUT_SSRC),
+        )
+        status = daemon.request("status")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+    assert (recording["input"]["received"], recording["output"]["received"]) == (200, 200)
+    assert status["dropped"]["input"]["bad_version"] > 1_000
+    assert {"too_short", "rtcp", "truncated_csrc"} <= set(status["dropped"]["input"])
+    assert resident_bytes() - before < 100 * 1024 * 1024
+
+
+def test_abandoned_call_is_stored(start_daemon: StartDaemon) -> None:
+    """A call that falls silent and is never closed is finalised, stored and cleaned, with the seed's line."""
+    daemon = start_daemon(retention="500ms", cleanup_interval="200ms")
+    daemon.request("open", connection_id="call", **SSRCS)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    recording = wait_until_stored(daemon, "call")
+    assert recording["abandoned"] is True
+    assert recording["input"]["received"] == 10
+    assert daemon.stop() == 0
+    assert "🗑️ Cleaned up 1 old cached connections" in daemon.log.read_text()
+    assert_spool_is_empty(daemon)
+
+
+def test_log_says_the_seeds_lines(daemon: Daemon) -> None:
+    """The seed's lines stand in the log, word for word."""
+    daemon.request("open", connection_id="call", **SSRCS)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    daemon.request("close", connection_id="call", wait=True)
+    events = [json.loads(line)["event"] for line in daemon.log.read_text().splitlines()]
+    assert "📊 Audio chunks: WhatsApp=10, OpenAI=0, duration=0s" in events
+    assert "🕐 Total conversation duration: 2s" in events
+    assert "✅ FFmpeg merge completed successfully" in events
+    assert "⚠️ WARNING: Channel data is empty for call" in events
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_open_call_goes_on_after_a_restart(start_daemon: StartDaemon, end: signal.Signals) -> None:
+    """A call that is open when the daemon ends, by a signal or by force, goes on with the next one."""
+    datagrams = rtp_stream(opus_tone(440, 60))
+    daemon = start_daemon(flush_interval="50ms")
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC, metadata={"a": "b"})
+    daemon.send("input", *datagrams[:30])
+    while daemon.request("status")["spool_bytes"] < sum(map(len, datagrams[:30])):
+        pass
+    assert daemon.stop(end) == (0 if end == signal.SIGTERM else -signal.SIGKILL)
+    daemon.start()
+    shown = daemon.request("show", connection_id="call")
+    assert (shown["state"], shown["input"]["received"]) == ("open", 30)
+    daemon.send("input", *datagrams[30:])
+    recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+    assert (recording["input"]["received"], recording["input"]["lost"]) == (60, 0)
+    assert recording["metadata"] == {"a": "b"}
+
+
+def test_finalisation_is_taken_up_after_a_kill(start_daemon: StartDaemon) -> None:
+    """A call that was being finalised when the daemon was killed is stored by the next one."""
+    daemon = start_daemon(flush_interval="50ms")
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 30)))
+    while daemon.request("status")["spool_bytes"] == 0:
+        pass
+    daemon.request("close", connection_id="call")
+    daemon.kill()
+    daemon.start()
+    assert wait_until_stored(daemon, "call")["input"]["received"] == 30
+    assert [path.name for path in daemon.recordings.glob("*.opus")] == ["conversation_call_merged.opus"]
+
+
+def test_same_id_again_is_stored_beside_the_first(daemon: Daemon) -> None:
+    """An id that is stored already is a new call, whose recording gets ~2."""
+    for frequency in (440, 600):
+        daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+        daemon.send("input", *rtp_stream(opus_tone(frequency, 10)))
+        recording = daemon.request("close", connection_id="call", wait=True)["recording"]
+    assert recording["file"]["name"] == "conversation_call~2_merged.opus"
+    names = {path.name for path in daemon.recordings.iterdir()}
+    assert names == {
+        "conversation_call_merged.opus",
+        "conversation_call.json",
+        "conversation_call~2_merged.opus",
+        "conversation_call~2.json",
+    }
+
+
+def test_failed_merge_is_kept_and_retried(start_daemon: StartDaemon, tmp_path: Path, monkeypatch) -> None:
+    """A call whose merge fails is kept as failed, with its spool, and stored by a retry."""
+    fake = tmp_path / "bin" / "ffmpeg"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho 'out of luck' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+    daemon = start_daemon()
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    with pytest.raises(RequestError, match="out of luck") as refusal:
+        daemon.request("close", connection_id="call", wait=True)
+    assert refusal.value.code == "merge_failed"
+    assert daemon.request("status")["jobs"]["failed"] == 1
+    assert "❌ FFmpeg merge failed: exit status 1" in daemon.log.read_text()
+    assert (daemon.spool / "call.pcap").exists()
+    fake.unlink()
+    assert daemon.request("retry", connection_id="call") == {"jobs": 1}
+    assert wait_until_stored(daemon, "call")["input"]["received"] == 10
+    assert_spool_is_empty(daemon)
+
+
+def test_disabled_daemon_says_so(start_daemon: StartDaemon) -> None:
+    """With AUDIO_CACHE_ENABLED=false ports and socket answer, and nothing is recorded."""
+    daemon = start_daemon(cache_enabled="false")
+    with pytest.raises(RequestError) as refusal:
+        daemon.request("open", connection_id="call", **SSRCS)
+    assert refusal.value.code == "cache_disabled"
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    while (status := daemon.request("status"))["datagrams"]["input"] < 10:
+        pass
+    assert status["recording"] is False
+    assert status["dropped"]["input"] == {"disabled": 10}
+    assert list(daemon.spool.iterdir()) == []
+
+
+def test_unlisted_source_is_not_recorded(start_daemon: StartDaemon) -> None:
+    """Packets of a source that is not allowed are counted, and no part of any call."""
+    daemon = start_daemon(allowed_sources="192.0.2.0/24")
+    daemon.request("open", connection_id="call", **SSRCS)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    while (status := daemon.request("status"))["datagrams"]["input"] < 10:
+        pass
+    assert status["dropped"]["input"] == {"source_not_allowed": 10}
+    assert daemon.request("close", connection_id="call", wait=True)["recording"]["input"]["received"] == 0
+
+
+def test_drain_finishes_jobs_and_exits(daemon: Daemon) -> None:
+    """A draining daemon takes no new call, finishes what runs, and exits with 0."""
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    daemon.request("close", connection_id="call")
+    daemon.request("drain")
+    with pytest.raises(RequestError) as refusal:
+        daemon.request("open", connection_id="another")
+    assert refusal.value.code == "draining"
+    assert daemon.process.wait(30) == 0
+    assert merged(daemon, "call").exists()
+
+
+def test_metrics_and_health_are_served(daemon: Daemon) -> None:
+    """The HTTP port gives metrics in Prometheus' form, and health."""
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    daemon.request("close", connection_id="call", wait=True)
+    metrics = get(daemon, "/metrics")
+    assert 'twotrack_datagrams_total{side="input"} 10.0' in metrics
+    assert 'twotrack_recordings_total{outcome="stored"} 1.0' in metrics
+    assert get(daemon, "/healthz").endswith("ok\n")
+    assert get(daemon, "/readyz").startswith("HTTP/1.0 200")
+
+
+def get(daemon: Daemon, path: str) -> str:
+    """An HTTP answer, headers included."""
+    host, port = daemon.http_address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return b"".join(iter(lambda: client.recv(65_536), b"")).decode()
+
+
+def test_two_daemons_do_not_share_a_state_directory(daemon: Daemon) -> None:
+    """A second daemon on the same state directory refuses to start, in one sentence."""
+    second = Daemon(daemon.state_path, {"control_socket": str(daemon.state_path / "other.sock")})
+    command = [sys.executable, "-m", "twotrack", "serve"]
+    outcome = subprocess.run(command, env=second.environment(), capture_output=True, text=True, timeout=30)
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1].startswith("Error: another twotrack uses the state directory")
