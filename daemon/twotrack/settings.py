@@ -190,6 +190,10 @@ def _default_control_socket(environ: Mapping[str, str], state_path: Path) -> Pat
 
 def _check_together(settings: Settings) -> None:
     """What no key can tell alone."""
+    if settings.storage_type != "local":
+        raise ConfigurationError(
+            f"AUDIO_STORAGE_TYPE {settings.storage_type} is not supported by this version; set it to local"
+        )
     for name in _LATER:
         if getattr(settings, name) is not None:
             raise ConfigurationError(f"{_BY_NAME[name].variable} is not supported by this version; leave it unset")
