@@ -270,8 +270,7 @@ def test_open_call_goes_on_after_a_restart(start_daemon: StartDaemon, end: signa
     daemon = start_daemon(flush_interval="50ms")
     daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC, metadata={"a": "b"})
     daemon.send("input", *datagrams[:30])
-    while daemon.request("status")["spool_bytes"] < sum(map(len, datagrams[:30])):
-        pass
+    await_spooled(daemon, datagrams[:30])
     assert daemon.stop(end) == (0 if end == signal.SIGTERM else -signal.SIGKILL)
     daemon.start()
     shown = daemon.request("show", connection_id="call")
@@ -282,13 +281,28 @@ def test_open_call_goes_on_after_a_restart(start_daemon: StartDaemon, end: signa
     assert recording["metadata"] == {"a": "b"}
 
 
+def await_spooled(daemon: Daemon, datagrams: list[bytes]) -> None:
+    """Wait until these datagrams are on disk: each with 44 bytes of headers, behind the file's 24."""
+    while daemon.request("status")["spool_bytes"] < 24 + sum(44 + len(datagram) for datagram in datagrams):
+        pass
+
+
+def test_open_call_without_a_packet_survives_a_kill(daemon: Daemon) -> None:
+    """A call that was opened right before a kill is open after it."""
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.kill()
+    daemon.start()
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    assert daemon.request("close", connection_id="call", wait=True)["recording"]["input"]["received"] == 10
+
+
 def test_finalisation_is_taken_up_after_a_kill(start_daemon: StartDaemon) -> None:
     """A call that was being finalised when the daemon was killed is stored by the next one."""
     daemon = start_daemon(flush_interval="50ms")
     daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
-    daemon.send("input", *rtp_stream(opus_tone(440, 30)))
-    while daemon.request("status")["spool_bytes"] == 0:
-        pass
+    datagrams = rtp_stream(opus_tone(440, 30))
+    daemon.send("input", *datagrams)
+    await_spooled(daemon, datagrams)
     daemon.request("close", connection_id="call")
     daemon.kill()
     daemon.start()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from twotrack import messages
 from twotrack.errors import RequestError
 from twotrack.messages import ErrorCode
 from twotrack.side import Side
@@ -145,7 +146,7 @@ class Register:
             call = Call(connection_id, wall_now, now, metadata or {})
             self._live[connection_id] = call
         elif metadata:
-            call.metadata.update(metadata)
+            call.metadata = messages.check_metadata(call.metadata | metadata)
         added = [(side, ssrc) for side, ssrc in wanted if self.routes[side].get(ssrc) is not call]
         for side, ssrc in added:
             self.map(call, side, ssrc)

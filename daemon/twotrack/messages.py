@@ -216,13 +216,22 @@ def _metadata(members: Mapping[str, Any]) -> dict[str, str] | None:
         return None
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise bad_request("metadata is an object whose members are strings")
+    return check_metadata(value)
+
+
+def check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """The metadata itself, if it is small enough.
+
+    Raises:
+        RequestError: `bad_request`.
+    """
     try:
-        size = len(json.dumps(value, ensure_ascii=False).encode())
+        size = len(json.dumps(metadata, ensure_ascii=False).encode())
     except UnicodeEncodeError:
         raise bad_request("metadata is Unicode text without lone surrogates") from None
     if size > MAX_METADATA_BYTES:
         raise bad_request(f"metadata holds at most {MAX_METADATA_BYTES} bytes")
-    return value
+    return metadata
 
 
 def success(members: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twotrack import pcap
+from twotrack import logs, pcap
 from twotrack.errors import CaptureError, SpoolError
 from twotrack.pcap import SpoolPorts
 from twotrack.side import Side
@@ -29,6 +29,7 @@ from twotrack.side import Side
 QUEUE_LIMIT_BYTES = 128 * 1024 * 1024  # some 10 s of 1,000 calls while the disk stands still
 MAX_FLOWS = 64  # sources whose headers one call keeps ready
 FILE_MODE = 0o640
+log = logs.get_logger()
 Address = tuple[str, int]
 
 
@@ -77,16 +78,13 @@ class SpoolFile:
             self._spool.dropped[side][SpoolDrop.QUEUE_FULL] += 1
             return False
         header = self._flows.get((side, source)) or self._add_flow(side, source)
-        self.extend(pcap.record(self._anchor_ns + arrival_ns, header(len(datagram)), datagram))
-        self._pending_packets[side] += 1
-        return True
-
-    def extend(self, content: bytes) -> None:
-        """Add bytes to what the next flush hands to the writer."""
+        record = pcap.record(self._anchor_ns + arrival_ns, header(len(datagram)), datagram)
         if not self._pending:
             self._spool.mark_dirty(self)
-        self._pending += content
-        self._spool.accepted_bytes += len(content)
+        self._pending += record
+        self._pending_packets[side] += 1
+        self._spool.accepted_bytes += len(record)
+        return True
 
     def _add_flow(self, side: Side, source: Address) -> Callable[[int], bytes]:
         if len(self._flows) >= MAX_FLOWS:
@@ -104,27 +102,39 @@ class SpoolFile:
         return content, packets
 
     def write(self, content: bytearray, packets: dict[Side, int]) -> None:
-        """Append to the file (writer's thread); what can't be written whole is cut off and counted."""
+        """Append to the file (writer's thread); what can't be written whole is cut off and counted.
+
+        A file that is still empty, because it is new or its first write failed, gets its header.
+        """
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE_MODE)
             try:
                 self._write_whole(descriptor, content)
             finally:
                 os.close(descriptor)
-        except OSError:
+        except OSError as error:
             for side, count in packets.items():
                 self._spool.dropped[side][SpoolDrop.WRITE_FAILED] += count
+            self._spool.say_fault(error.strerror or str(error))
+        else:
+            self._spool.say_fault(None)
 
     def _write_whole(self, descriptor: int, content: bytearray) -> None:
         before = os.fstat(descriptor).st_size
-        view = memoryview(content)
         try:
-            while view:
-                view = view[os.write(descriptor, view) :]
+            if not before:
+                _write_all(descriptor, pcap.spool_header(self.ports))
+            _write_all(descriptor, content)
         except OSError:
             os.ftruncate(descriptor, before)
             raise
-        self.written_bytes = before + len(content)
+        self.written_bytes = os.fstat(descriptor).st_size
+
+
+def _write_all(descriptor: int, content: bytes | bytearray) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 class Spool:
@@ -146,6 +156,7 @@ class Spool:
         self.accepted_bytes = 0  # counted by the receiver's thread alone
         self.handled_bytes = 0  # counted by the writer's thread alone
         self.dropped = {side: dict.fromkeys(SpoolDrop, 0) for side in Side}
+        self._fault: str | None = None
         self._dirty: list[SpoolFile] = []
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         try:
@@ -169,7 +180,7 @@ class Spool:
     def create(self, connection_id: str, ports: SpoolPorts, anchor_ns: int) -> SpoolFile:
         """Begin a new call's spool; `anchor_ns` is wall time (since 1970) minus monotonic time."""
         file = self.reopen(connection_id, ports, anchor_ns)
-        file.extend(pcap.spool_header(ports))
+        self._hand_over(file)  # so that the file is there before its first packet
         return file
 
     def reopen(self, connection_id: str, ports: SpoolPorts, anchor_ns: int) -> SpoolFile:
@@ -184,9 +195,10 @@ class Spool:
         """Hand all that waits to the writer."""
         dirty, self._dirty = self._dirty, []
         for file in dirty:
-            content, packets = file.take_pending()
-            if content:
-                self._tasks.put(partial(self._write, file, content, packets))
+            self._hand_over(file)
+
+    def _hand_over(self, file: SpoolFile) -> None:
+        self._tasks.put(partial(self._write, file, *file.take_pending()))
 
     async def written(self) -> None:
         """Wait until all that was handed to the writer so far is on disk."""
@@ -198,6 +210,14 @@ class Spool:
     def _write(self, file: SpoolFile, content: bytearray, packets: dict[Side, int]) -> None:
         file.write(content, packets)
         self.handled_bytes += len(content)
+
+    def say_fault(self, fault: str | None) -> None:
+        """Log that the disk takes nothing any more, or that it does again; once each."""
+        if fault is not None and self._fault is None:
+            log.error(f"The spool can't be written, what arrives is lost: {fault.lower()}", path=str(self.directory))
+        elif fault is None and self._fault is not None:
+            log.info("The spool can be written again", path=str(self.directory))
+        self._fault = fault
 
     def save_state(self, connection_id: str, state: dict[str, Any]) -> None:
         """Replace what is known of a call beside its packets."""

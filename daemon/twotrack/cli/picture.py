@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from twotrack import oggopus
-from twotrack.cli.output import escape, print_members
+from twotrack.cli.output import print_members, print_table
 from twotrack.opus import SAMPLE_RATE, Decoder, Pcm
 
 PICTURE_RATE = 8_000  # plenty for loudness
@@ -59,20 +59,16 @@ def print_recording(report: dict[str, Any], path: Path | None) -> None:
         ]
     )
     click.echo()
-    for channel, who, side in CHANNELS:
-        _print_side(f"{channel:<5} ({who})", report[side])
+    columns = ("channel", "voice", "codec", "packets", "lost", "audio", "begins at", "jitter")
+    print_table(columns, [(channel, who, *_side_cells(report[side])) for channel, who, side in CHANNELS])
     if path is not None and sys.stdout.isatty():
         _print_loudness(path, report["file_duration_s"])
 
 
-def _print_side(name: str, side: dict[str, Any]) -> None:
-    codec = side["codec"] or "no audio"
-    begins = "" if side["first_arrival_s"] is None else f", begins at {side['first_arrival_s']:.2f} s"
-    click.echo(
-        f"{name:<15} {side['received']} packets, {escape(codec)}, {side['speech_s']:.2f} s of audio{begins};"
-        f" {side['lost']} lost, {side['duplicate']} duplicate, {side['reordered']} reordered,"
-        f" jitter {side['jitter_ms']:.1f} ms"
-    )
+def _side_cells(side: dict[str, Any]) -> tuple[Any, ...]:
+    begins = None if side["first_arrival_s"] is None else f"{side['first_arrival_s']:.2f} s"
+    audio, jitter = f"{side['speech_s']:.2f} s", f"{side['jitter_ms']:.1f} ms"
+    return side["codec"], side["received"], side["lost"], audio, begins, jitter
 
 
 def _print_loudness(path: Path, length_s: float) -> None:
