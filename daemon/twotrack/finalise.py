@@ -259,6 +259,7 @@ def _side_report(statistics: Statistics, first: int | None) -> dict[str, Any]:
         "speech_s": _seconds(statistics.audio_samples),
         "concealed_ms": round(statistics.concealed_samples * 1000 / SAMPLE_RATE, 1),
         "silence_ms": round(statistics.silence_samples * 1000 / SAMPLE_RATE, 1),
+        "dropped_ms": round(statistics.dropped_samples * 1000 / SAMPLE_RATE, 1),
         "jitter_ms": round(statistics.jitter_ms, 1),
         "drift_ppm": round(statistics.drift_ppm),
         "reanchored": statistics.reanchored,

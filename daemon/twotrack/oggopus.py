@@ -41,7 +41,9 @@ def parse_head(packet: bytes) -> OpusHead:
     """
     if len(packet) < _HEAD.size or not packet.startswith(b"OpusHead"):
         raise OggError("the first packet is not an OpusHead: this is not an Ogg Opus file")
-    _, _, channels, pre_skip, rate, gain, family = _HEAD.unpack_from(packet)
+    _, version, channels, pre_skip, rate, gain, family = _HEAD.unpack_from(packet)
+    if version >> 4:
+        raise OggError(f"version {version} of Ogg Opus is not known")
     return OpusHead(channels, pre_skip, rate, gain, family)
 
 

@@ -158,8 +158,9 @@ def whole_records_end(data: Buffer) -> int:
     if size < start:
         return 0
     while start + RECORD_HEADER.size <= size:
-        end = start + RECORD_HEADER.size + RECORD_HEADER.unpack_from(data, start)[2]
-        if end > size:
+        captured = RECORD_HEADER.unpack_from(data, start)[2]
+        end = start + RECORD_HEADER.size + captured
+        if captured > SNAP_LENGTH or end > size:
             break
         start = end
     return start

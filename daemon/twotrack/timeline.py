@@ -2,59 +2,42 @@
 
 The heart of the product, and pure arithmetic. The ideas, in the order of the functions below:
 
-* A *source* is one SSRC between restarts of its sequence or jumps of its timestamp. Within it,
-  sequence numbers and timestamps are unwrapped and late packets find their place.
-* The *delay* of a packet is its arrival minus its RTP time. Jitter and stalls only ever add to it.
-* A *run* is a stretch of a source that keeps one relation between RTP time and real time. A delay
-  that rises and comes back is a stall of the network: the run goes on. A delay that rises and stays
-  is a sender that paused without advancing its timestamp: a new run.
-* The *anchor* of a run is where its first packet lies: on the lower envelope of the delay. On the
-  output side, where audio is made as it is sent, a burst faster than real time begins when its
-  first packet arrived.
-* Runs never overlap: each begins at the later of its anchor and the end of the one before.
+* The *delay* of a packet is its arrival minus its media time. Jitter and stalls only ever add to it.
+* A *run* is a stretch of a source that keeps one relation between media time and real time, but for
+  the drift of its clock. A delay that rises and comes back is a stall of the network: the run goes
+  on. A delay that rises and stays is a sender that paused without advancing its timestamp, and a
+  timestamp that jumps lowers the delay for good: a new run.
+* The *envelope* of a run is the greatest curve below its delays that a clock can have caused: no
+  steeper than `MAX_DRIFT`, and convex, since drift hardly changes. The true delay is such a curve
+  too, so the envelope lies between it and the delays, and touches it where packets were not held
+  up. A packet's position is its media time plus the envelope.
+* A *burst* is audio that comes faster than real time. On the input side, captured far away in real
+  time, the least delayed packets still tell the truth. On the output side, where audio is made as
+  it is sent, sound begins when its first packet arrived.
+* Runs never overlap: each begins at the later of its own place and the end of the one before.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import linear_regression
 from typing import NamedTuple
 
 from twotrack.opus import SAMPLE_RATE
-from twotrack.rtp import SEQUENCE_BITS, TIMESTAMP_BITS, extend
 from twotrack.side import Side
+from twotrack.sources import Observation, Packet, split
 
 MILLISECOND = SAMPLE_RATE // 1000
-RESTART_PACKETS = 1_000  # a sequence number further away than this is a restart, not a late packet
-JUMP_SAMPLES = 500 * MILLISECOND  # a timestamp this far ahead of its arrival was set anew
-LOOKAHEAD_SAMPLES = 4_000 * MILLISECOND  # a delay that has not come back by then has stayed
-PAUSE_SAMPLES = 20 * MILLISECOND  # the least delay of a look-ahead rises by less through jitter
-SURE_SAMPLES = 500 * MILLISECOND  # a look-ahead cut shorter by the source's end is not trusted so far
-UNSURE_PAUSE_SAMPLES = 80 * MILLISECOND  # then only this much counts as a pause
+MAX_DRIFT = 300e-6  # how much a sender's clock may be fast or slow
+LOOKAHEAD_SAMPLES = 12_000 * MILLISECOND  # a delay that has not come back by then has stayed
+PAUSE_SAMPLES = ((2_000, 8), (500, 20), (0, 80))  # seen for so many ms, a rise of so many ms is a pause
+BURST_SAMPLES = 80 * MILLISECOND  # an output whose delay falls by more is a burst, whatever its jitter
+FLOOR_SHARE = 0.1  # of a fall: so near its end it has reached its floor
+JITTER_MARGIN_SAMPLES = 5 * MILLISECOND
 DRIFT_WINDOW_SAMPLES = 5_000 * MILLISECOND
 DRIFT_WINDOWS = 6  # half a minute: jitter of a millisecond looks like some 30 ppm there
-MAX_DRIFT_PPM = 1_000
-BURST_SAMPLES = 80 * MILLISECOND  # a delay that falls by more is a burst faster than real time
-
-
-class Observation(NamedTuple):
-    """What is known of one audio packet.
-
-    Args:
-        arrival: When it arrived, in 48 kHz samples from any zero.
-        ssrc: Whose it is.
-        sequence_number: As in the packet, 16 bits.
-        timestamp: As in the packet, 32 bits, in units of `clock_rate`.
-        duration: Of its audio, in 48 kHz samples.
-        clock_rate: Of its timestamp, in Hz.
-    """
-
-    arrival: int
-    ssrc: int
-    sequence_number: int
-    timestamp: int
-    duration: int
-    clock_rate: int = SAMPLE_RATE
+MAX_SHOWN_DRIFT_PPM = 1_000
 
 
 class Placed(NamedTuple):
@@ -63,12 +46,12 @@ class Placed(NamedTuple):
     Args:
         observation: Which one it is, counted from 0.
         position: In 48 kHz samples, on the arrivals' clock.
-        is_after_loss: Packets are missing between the one before and this one.
+        missing: Sequence numbers missing between the packet before it and this one.
     """
 
     observation: int
     position: int
-    is_after_loss: bool
+    missing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +70,7 @@ class Placement:
     drift_ppm: float
 
 
-class _Unwrapped(NamedTuple):
-    """A packet within its source: extended sequence number, media time and delay in samples."""
-
-    observation: int
-    sequence: int
-    media_time: int
-    delay: int
-    duration: int
+Run = list[Packet]
 
 
 def place(observations: Sequence[Observation], side: Side) -> Placement:
@@ -104,152 +80,179 @@ def place(observations: Sequence[Observation], side: Side) -> Placement:
         observations: In the order of their arrival.
         side: Decides what a burst means.
     """
-    packets: list[Placed] = []
+    placed: list[Placed] = []
     run_starts: list[int] = []
-    longest: list[_Unwrapped] = []
+    longest: Run = []
     end: int | None = None
-    for source in split_sources(observations):
-        for run in split_runs(source, side):
-            first = run[0]
-            start = first.media_time + anchor_delay(run, side)
-            if end is not None and start < end:
-                start = end
-            run_starts.append(start)
-            packets += _place_run(run, start)
+    for stretch in split(observations):
+        for run in split_runs(stretch, side):
+            positions = place_run(run, side)
+            push = 0 if end is None else max(0, end - positions[0])
+            run_starts.append(positions[0] + push)
+            placed += _placed(run, positions, push)
+            end = max(position + push + packet.duration for position, packet in zip(positions, run, strict=True))
             longest = max(longest, run, key=len)
-            end = max(start + packet.media_time - first.media_time + packet.duration for packet in run)
-    return Placement(packets, run_starts, drift_ppm(longest))
+    return Placement(placed, run_starts, drift_ppm(longest))
 
 
-def split_sources(observations: Sequence[Observation]) -> Iterator[list[_Unwrapped]]:
-    """Part the packets by SSRC, restart and timestamp jump; unwrap and sort each part.
-
-    Sources come in the order in which their first packets arrived.
-    """
-    sources: list[dict[int, _Unwrapped]] = []
-    current: dict[int, _Source] = {}
-    for index, observation in enumerate(observations):
-        source = current.get(observation.ssrc)
-        if source is None or source.is_restarted_by(observation):
-            source = current[observation.ssrc] = _Source(observation)
-            sources.append(source.packets)
-        source.add(index, observation)
-    for packets in sources:
-        yield [packets[sequence] for sequence in sorted(packets)]
+def _placed(run: Run, positions: list[int], push: int) -> Iterator[Placed]:
+    before = run[0].sequence - 1
+    for packet, position in zip(run, positions, strict=True):
+        yield Placed(packet.observation, position + push, packet.sequence - before - 1)
+        before = packet.sequence
 
 
-class _Source:
-    """One source while its packets are read in the order of their arrival."""
-
-    def __init__(self, first: Observation) -> None:
-        self.packets: dict[int, _Unwrapped] = {}
-        self._sequence = first.sequence_number
-        self._timestamp = first.timestamp
-        self._latest: _Unwrapped | None = None
-
-    def is_restarted_by(self, observation: Observation) -> bool:
-        """True if this packet can't be a continuation: sequence or timestamp were set anew."""
-        sequence = extend(observation.sequence_number, self._sequence, SEQUENCE_BITS)
-        if abs(sequence - self._sequence) > RESTART_PACKETS:
-            return True
-        latest = self._latest
-        if latest is None:
-            return False
-        media_time = self._media_time(observation)
-        if sequence > latest.sequence:
-            is_backward = media_time < latest.media_time
-            advance = observation.arrival - media_time - latest.delay
-            skipped = media_time - latest.media_time - (sequence - latest.sequence) * latest.duration
-            return is_backward or (advance < -JUMP_SAMPLES and skipped > JUMP_SAMPLES)
-        return media_time > latest.media_time
-
-    def add(self, index: int, observation: Observation) -> None:
-        """Take a packet in; a duplicate of one already here is left out."""
-        sequence = extend(observation.sequence_number, self._sequence, SEQUENCE_BITS)
-        if sequence in self.packets:
-            return
-        media_time = self._media_time(observation)
-        delay = observation.arrival - media_time
-        packet = _Unwrapped(index, sequence, media_time, delay, observation.duration)
-        self.packets[sequence] = packet
-        if self._latest is None or sequence > self._latest.sequence:
-            self._latest = packet
-            self._sequence = sequence
-            self._timestamp = extend(observation.timestamp, self._timestamp, TIMESTAMP_BITS)
-
-    def _media_time(self, observation: Observation) -> int:
-        timestamp = extend(observation.timestamp, self._timestamp, TIMESTAMP_BITS)
-        return timestamp * SAMPLE_RATE // observation.clock_rate
+def split_runs(stretch: list[Packet], side: Side) -> Iterator[Run]:
+    """Part a stretch where the relation between media time and real time changes for good."""
+    start, floor = 0, float(stretch[0].delay)
+    for i, future in enumerate(_futures(stretch)):
+        packet, first = stretch[i], stretch[start]
+        if i > start:
+            floor += (packet.media_time - stretch[i - 1].media_time) * MAX_DRIFT
+            is_burst = side is Side.OUTPUT and first.delay - floor > BURST_SAMPLES
+            baseline = first.delay if is_burst else floor
+            if _is_pause(packet, future, baseline, side, is_burst=is_burst) or _is_jump(stretch, i, future, floor):
+                yield stretch[start:i]
+                start, floor = i, float(packet.delay)
+        floor = min(floor, packet.delay)
+    yield stretch[start:]
 
 
-def split_runs(source: list[_Unwrapped], side: Side) -> Iterator[list[_Unwrapped]]:
-    """Part a source where its sender paused without advancing its timestamp."""
-    start, baseline = 0, source[0].delay
-    for i, settled in enumerate(_settled_delays(source)):
-        packet, first = source[i], source[start]
-        if i > start and packet.delay > baseline + PAUSE_SAMPLES and _has_paused(settled, baseline, side):
-            yield source[start:i]
-            start, baseline = i, packet.delay
-        elif packet.delay < baseline and (side is Side.INPUT or first.delay - packet.delay < BURST_SAMPLES):
-            baseline = packet.delay
-    yield source[start:]
-
-
-class _Settled(NamedTuple):
-    """What becomes of the delay after a packet: the least that follows, and how long was looked."""
+class _Future(NamedTuple):
+    """What becomes of the delay from a packet on: its least, and how long was looked, in samples."""
 
     delay: int
     window: int
 
 
-def _has_paused(settled: _Settled, baseline: int, side: Side) -> bool:
-    """True if the delay has left the baseline for good: a pause, or a burst that began late."""
-    threshold = PAUSE_SAMPLES if settled.window >= SURE_SAMPLES else UNSURE_PAUSE_SAMPLES
-    if settled.delay > baseline + threshold:
-        return True
-    return side is Side.OUTPUT and settled.delay < baseline - BURST_SAMPLES
+def _futures(stretch: list[Packet]) -> list[_Future]:
+    """For each packet, the least delay among it and those within the look-ahead after it.
 
-
-def _settled_delays(source: list[_Unwrapped]) -> list[_Settled]:
-    """For each packet, the least delay among it and those within the look-ahead after it."""
-    settled: list[_Settled] = []
-    end = source[-1].media_time + source[-1].duration
-    window: deque[_Unwrapped] = deque()  # delays rise from its left to its right; times fall
-    for packet in reversed(source):
+    The look-ahead ends before the next jump of the timestamp: what follows has another relation.
+    """
+    futures: list[_Future] = []
+    window: deque[Packet] = deque()  # delays rise from its left to its right; times fall
+    end = stretch[-1].media_time + stretch[-1].duration
+    for i in range(len(stretch) - 1, -1, -1):
+        packet = stretch[i]
         while window and window[-1].delay >= packet.delay:
             window.pop()
         window.append(packet)
         while window[0].media_time > packet.media_time + LOOKAHEAD_SAMPLES:
             window.popleft()
-        settled.append(_Settled(window[0].delay, min(end - packet.media_time, LOOKAHEAD_SAMPLES)))
-    settled.reverse()
-    return settled
+        seen = max(0, min(end - packet.media_time, LOOKAHEAD_SAMPLES))
+        futures.append(_Future(window[0].delay, seen))
+        if i and _skipped(stretch[i - 1], packet):
+            window.clear()
+            end = stretch[i - 1].media_time + stretch[i - 1].duration
+    futures.reverse()
+    return futures
 
 
-def anchor_delay(run: list[_Unwrapped], side: Side) -> int:
-    """The delay that places a run: its lower envelope, or its first packet's if it is a burst."""
-    first, least = run[0].delay, min(packet.delay for packet in run)
-    if side is Side.OUTPUT and first - least > BURST_SAMPLES:
-        return first
-    return least
+def _skipped(before: Packet, after: Packet) -> bool:
+    """True if the timestamp jumps ahead of both the packets between and the time that passed."""
+    steps = after.sequence - before.sequence
+    advance = after.media_time - before.media_time
+    least_skip = PAUSE_SAMPLES[0][1] * MILLISECOND
+    return advance - steps * before.duration > least_skip and before.delay - after.delay > least_skip
 
 
-def _place_run(run: list[_Unwrapped], start: int) -> Iterator[Placed]:
-    before = run[0]
-    for packet in run:
-        is_after_loss = packet.sequence > before.sequence + 1
-        yield Placed(packet.observation, start + packet.media_time - run[0].media_time, is_after_loss)
-        before = packet
+def _is_pause(packet: Packet, future: _Future, baseline: float, side: Side, *, is_burst: bool) -> bool:
+    """True if the delay has left its baseline for good."""
+    threshold = _threshold(future.window)
+    if packet.delay <= baseline + threshold:
+        return False
+    if is_burst:  # it arrived later than it would have been played: the burst before is over
+        return True
+    if future.delay > baseline + threshold:
+        return True
+    # What falls through the old baseline does not come back to it: a burst that began late.
+    return side is Side.OUTPUT and future.delay < baseline - BURST_SAMPLES
 
 
-def drift_ppm(run: list[_Unwrapped]) -> float:
+def _is_jump(stretch: list[Packet], i: int, future: _Future, floor: float) -> bool:
+    """True if the timestamp jumped at packet `i`, and the delay is lower from there on."""
+    return _skipped(stretch[i - 1], stretch[i]) and future.delay < floor - _threshold(future.window)
+
+
+def _threshold(window: int) -> int:
+    """How much a delay must have changed, if it was seen for `window` samples."""
+    return next(change for seen, change in PAUSE_SAMPLES if window >= seen * MILLISECOND) * MILLISECOND
+
+
+def place_run(run: Run, side: Side) -> list[int]:
+    """The positions of a run's packets, never falling."""
+    floor = envelope(run)
+    offsets = floor if side is Side.INPUT else _output_offsets(run, floor)
+    positions: list[int] = []
+    for packet, offset in zip(run, offsets, strict=True):
+        position = packet.media_time + round(offset)
+        positions.append(max(position, positions[-1]) if positions else position)
+    return positions
+
+
+def envelope(run: Run) -> list[float]:
+    """The curve below a run's delays that a sender's clock of constant drift can have caused.
+
+    First the greatest curve no steeper than `MAX_DRIFT`, then its lower convex hull: a straight
+    line, as constant drift is one, lies below the hull wherever it lies below the delays.
+    """
+    curve = [float(packet.delay) for packet in run]
+    for i in range(1, len(run)):
+        curve[i] = min(curve[i], curve[i - 1] + (run[i].media_time - run[i - 1].media_time) * MAX_DRIFT)
+    for i in range(len(run) - 2, -1, -1):
+        curve[i] = min(curve[i], curve[i + 1] + (run[i + 1].media_time - run[i].media_time) * MAX_DRIFT)
+    return _lower_hull([packet.media_time for packet in run], curve)
+
+
+def _lower_hull(times: list[int], curve: list[float]) -> list[float]:
+    """The greatest convex curve below `curve`, at the same times; times never fall."""
+    corners: list[int] = []
+    for i in range(len(times)):
+        while len(corners) > 1 and _is_above(times, curve, corners[-2], corners[-1], i):
+            corners.pop()
+        corners.append(i)
+    hull: list[float] = [curve[corners[0]]]
+    for left, right in pairwise(corners):
+        span = times[right] - times[left]
+        slope = (curve[right] - curve[left]) / span if span else 0.0
+        hull += [curve[left] + slope * (times[i] - times[left]) for i in range(left + 1, right + 1)]
+    return hull
+
+
+def _is_above(times: list[int], curve: list[float], left: int, middle: int, right: int) -> bool:
+    """True if the middle point lies on or above the line between the outer ones."""
+    rise = (curve[right] - curve[left]) * (times[middle] - times[left])
+    return (curve[middle] - curve[left]) * (times[right] - times[left]) >= rise
+
+
+def _output_offsets(run: Run, floor: list[float]) -> list[float]:
+    """An output's envelope, lifted to its first packet's arrival if it begins with a burst.
+
+    A first packet that is later than the envelope was held up, or it leads a burst. Jitter goes on:
+    among the packets that follow once the floor is reached, some are as late. A burst ends there.
+    """
+    least = min(packet.delay for packet in run)
+    fall = run[0].delay - least
+    reached = next(i for i, packet in enumerate(run) if packet.delay <= least + FLOOR_SHARE * fall)
+    jitter = max(packet.delay - low for packet, low in zip(run[reached:], floor[reached:], strict=True))
+    if fall <= jitter + JITTER_MARGIN_SAMPLES:
+        return floor
+    lead = float(run[0].delay)
+    if run[-1].media_time - run[reached].media_time < DRIFT_WINDOW_SAMPLES:  # drift is nothing yet
+        return [lead] * len(run)
+    settled = envelope(run[reached:])
+    return [lead] * reached + [lead + low - settled[0] for low in settled]
+
+
+def drift_ppm(run: Run) -> float:
     """The slope of a run's lower envelope, by least squares over the least delay of each window.
 
     Returns:
         Parts per million; positive for a sender whose clock is fast. 0 for a run of fewer than
         `DRIFT_WINDOWS` windows, and for a slope that no clock has: a burst faster than real time.
     """
-    least: dict[int, _Unwrapped] = {}
+    least: dict[int, Packet] = {}
     for packet in run:
         window = packet.media_time // DRIFT_WINDOW_SAMPLES
         if window not in least or packet.delay < least[window].delay:
@@ -257,4 +260,4 @@ def drift_ppm(run: list[_Unwrapped]) -> float:
     if len(least) < DRIFT_WINDOWS:
         return 0.0
     slope, _ = linear_regression([p.media_time for p in least.values()], [p.delay for p in least.values()])
-    return -slope * 1e6 if abs(slope) * 1e6 <= MAX_DRIFT_PPM else 0.0
+    return -slope * 1e6 if abs(slope) * 1e6 <= MAX_SHOWN_DRIFT_PPM else 0.0

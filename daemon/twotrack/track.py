@@ -4,6 +4,7 @@ Two steps, since both sides share one zero: `lay` finds out where everything lie
 it a gapless sequence of Opus packets from the call's zero to the file's end.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,14 @@ from twotrack.oggopus import PRE_SKIP, Packet
 from twotrack.opus import GRID_SAMPLES, SAMPLE_RATE
 from twotrack.rtp import SEQUENCE_BITS, RtpPacket, extend
 from twotrack.side import Side
-from twotrack.timeline import RESTART_PACKETS, Observation, place
+from twotrack.sources import RESTART_PACKETS, Observation
+from twotrack.timeline import Placed, place
 
 CONCEALED_SAMPLES = SAMPLE_RATE // 10  # a longer loss becomes silence: concealment fades out by then
 EVENT_BYTES = 4
+G711_FRAME = 160  # 20 ms at 8 kHz
+LEAST_SLIP_SAMPLES = 120  # 2.5 ms: a slip, of drift or rounding, that is not worth a cut
+MOST_SLIP_SAMPLES = 288  # 6 ms: a slip that can't wait any longer for a quiet place
 
 
 class Received(NamedTuple):
@@ -44,6 +49,7 @@ class Statistics:
         audio_samples: Audio that arrived.
         concealed_samples: Lost audio left to the decoder's concealment.
         silence_samples: Silence put in between the side's first and last audio.
+        dropped_samples: Audio left out, to follow a clock that is slow or where packets overlap.
         jitter_ms: Interarrival jitter at the end (RFC 3550 appendix A.8).
         drift_ppm: How much faster the sender's clock runs than ours.
         reanchored: How often the side was placed anew after its first run.
@@ -61,6 +67,7 @@ class Statistics:
     audio_samples: int = 0
     concealed_samples: int = 0
     silence_samples: int = 0
+    dropped_samples: int = 0
     jitter_ms: float = 0.0
     drift_ppm: float = 0.0
     reanchored: int = 0
@@ -137,9 +144,13 @@ def lay(received: Sequence[Received], side: Side, payload_types: Mapping[int, Co
         audio.append(content)
         observations.append(_observe(arrival_ns, packet, content))
     placement = place(observations, side)
+    present = _numbers_without_audio(received, payload_types)
     statistics.drift_ppm = placement.drift_ppm
     statistics.reanchored = max(0, len(placement.run_starts) - 1)
-    pieces = [_Piece(placed.position, audio[placed.observation], placed.is_after_loss) for placed in placement.packets]
+    pieces = [
+        _Piece(placed.position, audio[placed.observation], _is_lost(observations[placed.observation], placed, present))
+        for placed in placement.packets
+    ]
     for piece in pieces:
         statistics.codecs[piece.audio.codec] += 1
         statistics.audio_samples += piece.audio.samples
@@ -172,6 +183,21 @@ def _observe(arrival_ns: int, packet: RtpPacket, audio: _Audio) -> Observation:
     arrival = arrival_ns * SAMPLE_RATE // 1_000_000_000
     clock_rate = audio.codec.clock_rate
     return Observation(arrival, packet.ssrc, packet.sequence_number, packet.timestamp, audio.samples, clock_rate)
+
+
+def _numbers_without_audio(received: Sequence[Received], payload_types: Mapping[int, Codec]) -> set[tuple[int, int]]:
+    """(SSRC, sequence number) of what came and is no audio: events, noise, padding."""
+    return {
+        (packet.ssrc, packet.sequence_number)
+        for _, packet in received
+        if packet.payload_type not in payload_types or not packet.payload
+    }
+
+
+def _is_lost(observation: Observation, placed: Placed, present: set[tuple[int, int]]) -> bool:
+    """True if audio is missing before a packet, and not only numbers that carried none."""
+    numbers = range(observation.sequence_number - placed.missing, observation.sequence_number)
+    return any((observation.ssrc, number & 0xFFFF) not in present for number in numbers)
 
 
 class _Numbering:
@@ -229,53 +255,96 @@ def fill(laid: Laid, zero: int, total_samples: int) -> Track:
         total_samples: What the file is to play.
 
     Returns:
-        Packets of at least `total_samples` and the pre-skip; each piece lies within 1.25 ms of its
-        position unless the one before reaches over it.
+        Packets of at least `total_samples` and the pre-skip. Each piece lies within
+        `MOST_SLIP_SAMPLES` and half the grid of its position, unless the one before reaches over it.
     """
-    filling = _Filling(laid.statistics)
+    filling = _Filling(laid.statistics, _quiet_limit(laid.pieces))
     for piece in laid.pieces:
-        filling.advance_to(piece.position - zero, piece.is_after_loss)
-        filling.add(piece.audio)
+        filling.put(piece.position - zero, piece)
     filling.finish(total_samples + PRE_SKIP)
     return Track(filling.packets, laid.statistics)
 
 
-class _Filling:
-    """A track while it grows; `cursor` is where the next packet will lie."""
+def _density(audio: _Audio) -> float:
+    """Bytes a sample: low where it is quiet, for codecs of variable rate."""
+    return len(audio.payload) / audio.samples
 
-    def __init__(self, statistics: Statistics) -> None:
+
+def _quiet_limit(pieces: Sequence[_Piece]) -> float:
+    """The density that a fifth of a side's packets do not exceed; below all where all are alike."""
+    densities = sorted(_density(piece.audio) for piece in pieces)
+    if not densities or densities[len(densities) // 5] == densities[-1]:
+        return -1.0
+    return densities[len(densities) // 5]
+
+
+class _Filling:
+    """A track while it grows."""
+
+    def __init__(self, statistics: Statistics, quiet_limit: float) -> None:
         self.packets: list[Packet] = []
         self._statistics = statistics
-        self._cursor = 0
-        self._previous: bytes | None = None
+        self._quiet_limit = quiet_limit
+        self._cursor = 0  # where the next packet will lie
+        self._pcm = array("h")  # G.711 that waits for a whole frame
         self._encoder: opus.Encoder | None = None
 
-    def advance_to(self, position: int, is_after_loss: bool) -> None:
-        """Fill from the cursor to the grid point nearest to `position`."""
+    @property
+    def _end(self) -> int:
+        """Where the audio that was put ends."""
+        return self._cursor + len(self._pcm) * SAMPLE_RATE // NARROWBAND_RATE
+
+    def put(self, position: int, piece: _Piece) -> None:
+        """Put audio at its position; a small slip waits for a quiet place."""
+        slip = position - self._end
+        is_due = abs(slip) > MOST_SLIP_SAMPLES or (
+            abs(slip) > LEAST_SLIP_SAMPLES and _density(piece.audio) <= self._quiet_limit
+        )
+        if slip >= GRID_SAMPLES and (is_due or piece.is_after_loss):
+            self._close_gap(position, piece)
+        elif slip < 0 and is_due:
+            self._statistics.dropped_samples += piece.audio.samples
+            return
+        self._add(piece.audio)
+
+    def _close_gap(self, position: int, piece: _Piece) -> None:
+        """Fill from the end to the grid point nearest to `position`."""
+        is_first = not self.packets
+        self._flush_pcm()
         gap = _on_grid(position) - self._cursor
         if gap <= 0:
             return
-        if is_after_loss and self._previous is not None and gap <= CONCEALED_SAMPLES:
-            self._extend(opus.concealment(self._previous, gap))
+        if piece.is_after_loss and not is_first and gap <= CONCEALED_SAMPLES:
+            self._extend(opus.concealment(self.packets[-1][0], gap))
             self._statistics.concealed_samples += gap
             return
         self._extend(opus.silence(gap))
-        if self._previous is not None:
+        if not is_first:
             self._statistics.silence_samples += gap
 
-    def add(self, audio: _Audio) -> None:
-        """Put audio at the cursor; G.711 is encoded to Opus."""
+    def _add(self, audio: _Audio) -> None:
         if audio.codec is Codec.OPUS:
-            packets = [(audio.payload, audio.samples)]
-        else:
-            decode = _DECODE[audio.codec]
+            self._flush_pcm()
+            self._extend([(audio.payload, audio.samples)])
+            return
+        self._pcm += _DECODE[audio.codec](audio.payload)
+        whole = len(self._pcm) // G711_FRAME * G711_FRAME
+        self._encode(self._pcm[:whole])
+        self._pcm = self._pcm[whole:]
+
+    def _flush_pcm(self) -> None:
+        """Encode what waits, filled up to the grid."""
+        self._encode(self._pcm)
+        self._pcm = array("h")
+
+    def _encode(self, pcm: opus.Pcm) -> None:
+        if pcm:
             self._encoder = self._encoder or opus.Encoder(NARROWBAND_RATE)
-            packets = self._encoder.encode(decode(audio.payload))
-        self._extend(packets)
-        self._previous = packets[-1][0]
+            self._extend(self._encoder.encode(pcm))
 
     def finish(self, end: int) -> None:
         """Fill up to `end` with silence."""
+        self._flush_pcm()
         rest = end - self._cursor
         if rest > 0:
             self._extend(opus.silence(rest + -rest % GRID_SAMPLES))
