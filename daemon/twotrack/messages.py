@@ -138,6 +138,10 @@ def parse_request(members: Mapping[str, Any]) -> Request:
         raise bad_request('a request has a member "op", such as "status"')
     if op not in _PARSERS:
         raise RequestError(ErrorCode.UNKNOWN_OP, f"op is one of {', '.join(_PARSERS)}")
+    unknown = set(members) - MEMBERS[op] - {"op", "tag"}
+    if unknown:
+        known = ", ".join(sorted(MEMBERS[op])) or "no members"
+        raise bad_request(f"{op} has no member {json.dumps(min(unknown))}; it takes {known}")
     return _PARSERS[op](members)
 
 
@@ -177,6 +181,19 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any]], Request]] = {
     "watch": lambda _: Watch(),
     "retry": _parse_retry,
     "drain": lambda _: Drain(),
+}
+
+
+MEMBERS: Mapping[str, frozenset[str]] = {
+    "open": frozenset(("connection_id", "input_ssrc", "output_ssrc", "metadata")),
+    "close": frozenset(("connection_id", "side", "wait")),
+    "status": frozenset(),
+    "list": frozenset(("state",)),
+    "show": frozenset(("connection_id",)),
+    "discard": frozenset(("connection_id",)),
+    "watch": frozenset(),
+    "retry": frozenset(("connection_id",)),
+    "drain": frozenset(),
 }
 
 

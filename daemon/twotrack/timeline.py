@@ -33,6 +33,9 @@ MAX_DRIFT = 300e-6  # how much a sender's clock may be fast or slow
 LOOKAHEAD_SAMPLES = 12_000 * MILLISECOND  # a delay that has not come back by then has stayed
 PAUSE_SAMPLES = ((2_000, 8), (500, 20), (0, 80))  # seen for so many ms, a rise of so many ms is a pause
 BURST_SAMPLES = 80 * MILLISECOND  # an output whose delay falls by more is a burst, whatever its jitter
+STRAGGLER_SAMPLES = 200 * MILLISECOND
+STRAGGLERS_SEEN = 100  # packets that tell the delay before them
+MOST_JITTER_SAMPLES = 150 * MILLISECOND
 FLOOR_SHARE = 0.1  # of a fall: so near its end it has reached its floor
 JITTER_MARGIN_SAMPLES = 5 * MILLISECOND
 DRIFT_WINDOW_SAMPLES = 5_000 * MILLISECOND
@@ -102,14 +105,36 @@ def _placed(run: Run, positions: list[int], push: int) -> Iterator[Placed]:
         before = packet.sequence
 
 
-def split_runs(stretch: list[Packet], side: Side) -> Iterator[Run]:
-    """Part a stretch where the relation between media time and real time changes for good."""
+def split_runs(stretch: list[Packet], side: Side) -> list[Run]:
+    """Part a stretch where the relation between media time and real time changes for good.
+
+    The last packets before a pause may be so late that they seem to lie behind it: a few that are
+    late by no more than jitter belong to the run before them.
+    """
+    runs: list[Run] = []
+    for run in _split_at_changes(stretch, side):
+        if runs and run[-1] is not stretch[-1] and _is_straggler(run, runs[-1]):
+            runs[-1] += run
+        else:
+            runs.append(run)
+    return runs
+
+
+def _is_straggler(run: Run, before: Run) -> bool:
+    """True if a short run is the late end of the one before it."""
+    lateness = min(packet.delay for packet in run) - min(packet.delay for packet in before[-STRAGGLERS_SEEN:])
+    is_short = run[-1].media_time - run[0].media_time < STRAGGLER_SAMPLES
+    return is_short and 0 < lateness < MOST_JITTER_SAMPLES and not _skipped(before[-1], run[0])
+
+
+def _split_at_changes(stretch: list[Packet], side: Side) -> Iterator[Run]:
     start, floor = 0, float(stretch[0].delay)
     for i, future in enumerate(_futures(stretch)):
         packet, first = stretch[i], stretch[start]
         if i > start:
             floor += (packet.media_time - stretch[i - 1].media_time) * MAX_DRIFT
-            is_burst = side is Side.OUTPUT and first.delay - floor > BURST_SAMPLES
+            drifted = (packet.media_time - first.media_time) * MAX_DRIFT
+            is_burst = side is Side.OUTPUT and first.delay - floor > BURST_SAMPLES + drifted
             baseline = first.delay if is_burst else floor
             if _is_pause(packet, future, baseline, side, is_burst=is_burst) or _is_jump(stretch, i, future, floor):
                 yield stretch[start:i]
@@ -232,9 +257,10 @@ def _output_offsets(run: Run, floor: list[float]) -> list[float]:
     A first packet that is later than the envelope was held up, or it leads a burst. Jitter goes on:
     among the packets that follow once the floor is reached, some are as late. A burst ends there.
     """
-    least = min(packet.delay for packet in run)
-    fall = run[0].delay - least
-    reached = next(i for i, packet in enumerate(run) if packet.delay <= least + FLOOR_SHARE * fall)
+    fall = run[0].delay - floor[0]
+    reached = next(
+        i for i, packet in enumerate(run) if packet.delay - floor[i] <= FLOOR_SHARE * fall or i == len(run) - 1
+    )
     jitter = max(packet.delay - low for packet, low in zip(run[reached:], floor[reached:], strict=True))
     if fall <= jitter + JITTER_MARGIN_SAMPLES:
         return floor

@@ -180,7 +180,7 @@ def _read_audio(packet: RtpPacket, payload_types: Mapping[int, Codec]) -> _Audio
 
 
 def _observe(arrival_ns: int, packet: RtpPacket, audio: _Audio) -> Observation:
-    arrival = arrival_ns * SAMPLE_RATE // 1_000_000_000
+    arrival = (arrival_ns * SAMPLE_RATE + 500_000_000) // 1_000_000_000
     clock_rate = audio.codec.clock_rate
     return Observation(arrival, packet.ssrc, packet.sequence_number, packet.timestamp, audio.samples, clock_rate)
 

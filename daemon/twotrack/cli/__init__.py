@@ -68,7 +68,7 @@ def _exit_code(error: TwotrackError) -> int:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="twotrack", message="%(prog)s %(version)s")
 def main() -> None:
-    r"""Record both sides of a call as two tracks of one file.
+    """Record both sides of a call as two tracks of one file.
 
     A gateway mirrors the RTP of each side to one of two UDP ports; a message on a control socket
     closes the call; both sides become one stereo Ogg Opus file: left the caller, right the AI.

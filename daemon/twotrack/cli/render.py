@@ -35,7 +35,7 @@ def render_command(
     is_json: bool,
     choice: Choice,
 ) -> None:
-    r"""Make the stereo file of the call in CAPTURE, a pcap or pcapng file; several are joined by time.
+    """Make the stereo file of the call in CAPTURE, a pcap or pcapng file; several are joined by time.
 
     Without ports or SSRCs: a spool's own ports, else the one or two RTP sources found, of which the
     first to arrive is the caller.
