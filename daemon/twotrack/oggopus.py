@@ -33,6 +33,12 @@ def head_bytes(channels: int) -> bytes:
     return _HEAD.pack(b"OpusHead", 1, channels, PRE_SKIP, SAMPLE_RATE, 0, 0)
 
 
+def uncoupled_head_bytes() -> bytes:
+    """OpusHead of mapping family 1 for two mono streams: left, right (RFC 7845 section 5.1.1)."""
+    streams, coupled = 2, 0
+    return _HEAD.pack(b"OpusHead", 1, 2, PRE_SKIP, SAMPLE_RATE, 0, 1) + bytes((streams, coupled, 0, 1))
+
+
 def parse_head(packet: bytes) -> OpusHead:
     """Read an OpusHead.
 
@@ -71,8 +77,20 @@ def mono_file(packets: Iterable[Packet], total_samples: int, *, serial: int, tag
     Yields:
         Ogg pages.
     """
+    return _file(head_bytes(1), packets, total_samples, serial, tags)
+
+
+def stereo_file(packets: Iterable[Packet], total_samples: int, *, serial: int, tags: bytes) -> Iterator[bytes]:
+    """A file of two uncoupled mono streams, left and right; each packet holds one of either.
+
+    Arguments and pages are as for `mono_file`.
+    """
+    return _file(uncoupled_head_bytes(), packets, total_samples, serial, tags)
+
+
+def _file(head: bytes, packets: Iterable[Packet], total_samples: int, serial: int, tags: bytes) -> Iterator[bytes]:
     groups = _audio_groups(packets, PRE_SKIP + total_samples)
-    return ogg.write_pages(_with_headers(head_bytes(1), tags, groups), serial)
+    return ogg.write_pages(_with_headers(head, tags, groups), serial)
 
 
 def _with_headers(

@@ -10,6 +10,7 @@ Source: RFC 6716 sections 3.1 to 3.4.
 import array
 import ctypes
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from twotrack.errors import DependencyError, OpusPacketError
@@ -136,6 +137,38 @@ def _frame_length(body: bytes, start: int) -> tuple[int, int]:
     if start + 1 >= len(body):
         raise OpusPacketError("an Opus packet is cut within a frame length")
     return 4 * body[start + 1] + first, start + 2
+
+
+def join_frames(toc: int, frames: Sequence[bytes], *, is_self_delimited: bool = False) -> bytes:
+    """A packet of frames that share a TOC byte; its frame count code is set here.
+
+    Args:
+        toc: Configuration and channel flag; the two lowest bits are left aside.
+        frames: 1 to 48 of them, 120 ms at most.
+        is_self_delimited: Say the last frame's length too, so that another packet can follow
+            (RFC 6716 appendix B).
+    """
+    sizes = [len(frame) for frame in frames]
+    are_alike = len(set(sizes)) == 1
+    code = 3
+    if len(frames) < 3:
+        code = 0 if len(frames) == 1 else 1 if are_alike else 2
+    header = bytearray((toc & 0xFC | code,))
+    if code == 3:
+        header.append(len(frames) | (0 if are_alike else 0x80))
+    if not are_alike:
+        header += b"".join(_length_bytes(size) for size in sizes[:-1])
+    if is_self_delimited:
+        header += _length_bytes(sizes[-1])
+    return bytes(header) + b"".join(frames)
+
+
+def _length_bytes(length: int) -> bytes:
+    """A frame length of one or two bytes (RFC 6716 section 3.2.1)."""
+    if length < 252:
+        return bytes((length,))
+    first = 252 + (length & 3)
+    return bytes((first, (length - first) >> 2))
 
 
 def silence(samples: int) -> list[tuple[bytes, int]]:
