@@ -228,6 +228,7 @@ def test_a_hanging_ffmpeg_that_has_closed_its_output_is_ended(fake, tmp_path):
     assert "no progress" in _refusal(tmp_path, 0.5)
 
 
+@pytest.mark.timeout(10)
 def test_lines_without_progress_are_no_progress(fake, tmp_path):
     """An FFmpeg that says the same position over and over is ended."""
     fake("while :; do echo out_time_us=N/A; echo out_time_us=500000; echo speed=1x; sleep 0.05; done")
