@@ -172,11 +172,13 @@ def test_render_refuses_what_it_cannot_do(capture: Path, tmp_path: Path) -> None
     assert mixed.returncode == 2
 
 
-def test_render_without_ffmpeg_is_one_sentence(capture: Path, tmp_path: Path) -> None:
-    """Without FFmpeg `render` says how to get it."""
-    outcome = run("render", capture, "-o", tmp_path / "out.opus", PATH="/nowhere")
-    assert_one_sentence(outcome, 1)
-    assert "apt-get install ffmpeg" in outcome.stderr
+def test_render_without_ffmpeg_is_lossless(capture: Path, tmp_path: Path) -> None:
+    """Without FFmpeg `render` makes the lossless file, and says how to get FFmpeg."""
+    outcome = run("render", capture, "-o", tmp_path / "out.opus", "--json", PATH="/nowhere")
+    report = json.loads(outcome.stdout)
+    assert report["engine"] == "lossless"
+    assert "apt-get install ffmpeg" in report["warnings"][0]
+    assert len(decode(tmp_path / "out.opus")) == 2
 
 
 def test_every_capture_renders_or_is_refused(captures: Path, tmp_path: Path) -> None:

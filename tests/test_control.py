@@ -39,6 +39,10 @@ class Line:
         """True if nothing more will come."""
         return self._replies.readline() == b""
 
+    def close(self) -> None:
+        """Read no more."""
+        self._replies.close()
+
     def half_close(self) -> None:
         """Say that no request follows."""
         self._client.shutdown(socket.SHUT_WR)
@@ -50,7 +54,9 @@ def connected(daemon: Daemon) -> Iterator[Line]:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(30)
         client.connect(str(daemon.control_socket))
-        yield Line(client)
+        line = Line(client)
+        yield line
+        line.close()
 
 
 def refusal(daemon: Daemon, op: str, **members: Any) -> str:
@@ -349,7 +355,7 @@ def test_over_long_line_is_refused_and_closed(daemon: Daemon, ending: bytes) -> 
         client.settimeout(30)
         client.connect(str(daemon.control_socket))
         client.sendall(b'{"op": "status", "tag": "' + b"x" * 65_536 + ending)
-        replies = client.makefile("rb").read()
+        replies = b"".join(iter(lambda: client.recv(4096), b""))
     assert json.loads(replies)["error"]["code"] == "bad_request"
     assert daemon.request("status")["version"]
 

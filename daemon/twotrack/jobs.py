@@ -12,8 +12,9 @@ from twotrack import logs
 from twotrack.calls import Call, Register, State
 from twotrack.codecs import DEFAULT_PAYLOAD_TYPES
 from twotrack.errors import RequestError
-from twotrack.finalise import Job, Notify
+from twotrack.finalise import Job
 from twotrack.messages import ErrorCode
+from twotrack.recording import Notify
 from twotrack.settings import Settings
 from twotrack.spool import Spool
 from twotrack.workers import Workers

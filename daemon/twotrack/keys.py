@@ -105,7 +105,10 @@ def _percent(text: str) -> float:
 def _absolute(text: str) -> Path:
     if not text:
         raise ValueError
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~somebody who has no home here
+        raise ValueError from error
 
 
 def _text(text: str) -> str:
@@ -218,7 +221,11 @@ KEYS = (
         "$STATE_DIRECTORY, else $XDG_STATE_HOME/twotrack, else ~/.local/state/twotrack",
     ),
     Key(
-        "merge_engine", "ffmpeg", _choice("ffmpeg", "lossless"), "ffmpeg or lossless", "how both sides become one file"
+        "merge_engine",
+        "ffmpeg",
+        _choice("ffmpeg", "lossless"),
+        "ffmpeg or lossless",
+        "how both sides become one file; lossless: without transcoding",
     ),
     Key("ffmpeg_timeout", "30s", _POSITIVE, _A_DURATION, "FFmpeg is ended after this long without progress"),
     Key(

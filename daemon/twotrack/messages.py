@@ -4,6 +4,7 @@ Shared by the daemon and its clients. A line is one JSON object in UTF-8.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from twotrack.side import Side
 MAX_LINE_BYTES = 64 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_SSRC = 0xFFFF_FFFF
+SSRC_TEXT = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10}")
 
 
 class ErrorCode(StrEnum):
@@ -221,6 +223,8 @@ def parse_ssrc(value: object) -> int:
         ValueError: It is neither, or has more than 32 bits.
     """
     if isinstance(value, str):
+        if not SSRC_TEXT.fullmatch(value):
+            raise ValueError("not an SSRC")
         value = int(value, 16 if value.lower().startswith("0x") else 10)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SSRC:
         raise ValueError("not an SSRC")

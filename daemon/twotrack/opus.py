@@ -18,6 +18,7 @@ from twotrack.errors import DependencyError, OpusPacketError
 Pcm: TypeAlias = "array.array[int]"  # 16-bit samples
 SAMPLE_RATE = 48_000
 GRID_SAMPLES = 120  # 2.5 ms: the shortest frame, so the finest grid silence can fill
+FRAME_SAMPLES = 960  # 20 ms: what nearly every sender's frames last
 MAX_PACKET_SAMPLES = 5_760  # 120 ms, RFC 6716 requirement R5
 MAX_FRAME_BYTES = 1_275  # requirement R2
 _SILK_FRAME_SAMPLES = (480, 960, 1920, 2880)

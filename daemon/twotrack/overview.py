@@ -4,7 +4,7 @@ from typing import Any
 
 from twotrack.calls import Call, State
 from twotrack.errors import RequestError
-from twotrack.finalise import iso_time
+from twotrack.report import iso_time
 from twotrack.side import Side
 
 

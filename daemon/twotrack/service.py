@@ -4,14 +4,14 @@ import asyncio
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from twotrack import finalise, logs, messages, oggopus, overview, recovery, rtp, settings, spool
+from twotrack import logs, messages, oggopus, overview, recovery, rtp, settings, spool
 from twotrack.calls import Call, Register, State
 from twotrack.codecs import DEFAULT_PAYLOAD_TYPES, Codec
 from twotrack.early import EarlyPacket, EarlyPackets
@@ -19,6 +19,7 @@ from twotrack.errors import MediaError, RequestError, SpoolError
 from twotrack.jobs import GRACE_S, Finalisations
 from twotrack.messages import ErrorCode
 from twotrack.pcap import SpoolPorts
+from twotrack.report import SOFTWARE
 from twotrack.settings import Settings
 from twotrack.side import Side
 from twotrack.spool import Spool, SpoolFile
@@ -427,25 +428,28 @@ class AudioCacheService:
             MediaError: There is no audio in them.
         """
         payload_types = self.settings.payload_types or DEFAULT_PAYLOAD_TYPES
-        received = [_received(chunk, payload_types) for chunk in chunks]
-        laid = lay([item for item in received if item is not None], Side.INPUT, payload_types)
+        laid = lay(list(_received(chunks, payload_types)), Side.INPUT, payload_types)
         if laid.start is None or laid.end is None:
             raise MediaError("the chunks hold no audio: give RTP packets of an audio payload type")
         total = laid.end - laid.start
         track = fill(laid, laid.start, total)
-        tags = oggopus.tags_bytes(finalise.SOFTWARE, [])
+        tags = oggopus.tags_bytes(SOFTWARE, [])
         return b"".join(oggopus.mono_file(track.packets, total, serial=1, tags=tags))
 
 
-def _received(chunk: AudioChunk | bytes, payload_types: Mapping[int, Codec]) -> Received | None:
-    datagram = chunk if isinstance(chunk, bytes) else chunk.rtp_packet
-    packet = rtp.parse(datagram)
-    if isinstance(packet, rtp.Malformed):
-        return None
-    if isinstance(chunk, AudioChunk):
-        return Received(round(chunk.timestamp * 1e9), packet)
-    codec = payload_types.get(packet.payload_type, Codec.OPUS)
-    return Received(packet.timestamp * 1_000_000_000 // codec.clock_rate, packet)
+def _received(chunks: Iterable[AudioChunk | bytes], payload_types: Mapping[int, Codec]) -> Iterator[Received]:
+    """Packets and their arrivals; a packet given alone arrives when its timestamp says."""
+    timestamp = 0
+    for chunk in chunks:
+        packet = rtp.parse(chunk if isinstance(chunk, bytes) else chunk.rtp_packet)
+        if isinstance(packet, rtp.Malformed):
+            continue
+        if isinstance(chunk, AudioChunk):
+            yield Received(round(chunk.timestamp * 1e9), packet)
+            continue
+        codec = payload_types.get(packet.payload_type, Codec.OPUS)
+        timestamp = rtp.extend(packet.timestamp, timestamp or packet.timestamp, rtp.TIMESTAMP_BITS)
+        yield Received(timestamp * 1_000_000_000 // codec.clock_rate, packet)
 
 
 def _anchor_ns() -> int:

@@ -150,9 +150,8 @@ def _toml_text(path: Path, name: str, value: object) -> str:
         return str(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
-    raise ConfigurationError(
-        f"the file {path}, key {name}: got {json.dumps(value, default=str)}, takes {_BY_NAME[name].takes}"
-    )
+    shown = _shown(name, json.dumps(value, default=str))
+    raise ConfigurationError(f"the file {path}, key {name}: got {shown}, takes {_BY_NAME[name].takes}")
 
 
 def _suggest(name: str, known: Mapping[str, object]) -> str:
@@ -168,8 +167,13 @@ def _value(key: Key, raw: Raw | None) -> Any:
         return key.parse(text)
     except (ValueError, KeyError, OverflowError):
         place = raw.place if raw else f"the default of {key.name}"
-        shown = "a secret" if "secret" in key.name else json.dumps(text, ensure_ascii=False)
+        shown = _shown(key.name, json.dumps(text, ensure_ascii=False))
         raise ConfigurationError(f"{place}: got {shown}, takes {key.takes}") from None
+
+
+def _shown(name: str, text: str) -> str:
+    """A value as errors may show it."""
+    return "a secret" if "secret" in name else text
 
 
 def _default_state_path(environ: Mapping[str, str]) -> Path:

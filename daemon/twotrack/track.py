@@ -7,7 +7,7 @@ it a gapless sequence of Opus packets from the call's zero to the file's end.
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from twotrack import g711, opus
@@ -24,7 +24,8 @@ CONCEALED_SAMPLES = SAMPLE_RATE // 10  # a longer loss becomes silence: concealm
 EVENT_BYTES = 4
 G711_FRAME = 160  # 20 ms at 8 kHz
 LEAST_SLIP_SAMPLES = 120  # 2.5 ms: a slip, of drift or rounding, that is not worth a cut
-MOST_SLIP_SAMPLES = 288  # 6 ms: a slip that can't wait any longer for a quiet place
+MORE_SLIP_SAMPLES = 96  # 2 ms: with so much more, a slip can't wait any longer for a quiet place
+MOST_SLIP_SAMPLES = LEAST_SLIP_SAMPLES + MORE_SLIP_SAMPLES
 
 
 class Received(NamedTuple):
@@ -246,23 +247,30 @@ def _jitter_ms(observations: Sequence[Observation]) -> float:
     return jitter * 1000 / SAMPLE_RATE
 
 
-def fill(laid: Laid, zero: int, total_samples: int) -> Track:
+def fill(laid: Laid, zero: int, total_samples: int, grid_samples: int = GRID_SAMPLES) -> Track:
     """Make a side gapless.
 
     Args:
         laid: From `lay`.
         zero: Where the file begins, on the arrivals' clock, in samples.
         total_samples: What the file is to play.
+        grid_samples: Where audio may begin after a gap: at multiples of this. Two tracks that share
+            a frame's grid have common boundaries.
 
     Returns:
-        Packets of at least `total_samples` and the pre-skip. Each piece lies within
-        `MOST_SLIP_SAMPLES` and half the grid of its position, unless the one before reaches over it.
+        Packets of at least `total_samples` and the pre-skip, a whole number of grid steps. Each piece
+        lies within half a grid step and a slip of its position, unless the one before reaches over it.
     """
-    filling = _Filling(laid.statistics, _quiet_limit(laid.pieces))
+    filling = _Filling(_copy(laid.statistics), _quiet_limit(laid.pieces), grid_samples)
     for piece in laid.pieces:
         filling.put(piece.position - zero, piece)
     filling.finish(total_samples + PRE_SKIP)
-    return Track(filling.packets, laid.statistics)
+    return Track(filling.packets, filling.statistics)
+
+
+def _copy(statistics: Statistics) -> Statistics:
+    """Filling counts too, and a side may be filled more than once."""
+    return replace(statistics)
 
 
 def _density(audio: _Audio) -> float:
@@ -281,10 +289,13 @@ def _quiet_limit(pieces: Sequence[_Piece]) -> float:
 class _Filling:
     """A track while it grows."""
 
-    def __init__(self, statistics: Statistics, quiet_limit: float) -> None:
+    def __init__(self, statistics: Statistics, quiet_limit: float, grid_samples: int) -> None:
         self.packets: list[Packet] = []
-        self._statistics = statistics
+        self.statistics = statistics
         self._quiet_limit = quiet_limit
+        self._grid_samples = grid_samples
+        self._least_slip = max(LEAST_SLIP_SAMPLES, grid_samples // 2)
+        self._most_slip = self._least_slip + MORE_SLIP_SAMPLES
         self._cursor = 0  # where the next packet will lie
         self._pcm = array("h")  # G.711 that waits for a whole frame
         self._encoder: opus.Encoder | None = None
@@ -297,13 +308,13 @@ class _Filling:
     def put(self, position: int, piece: _Piece) -> None:
         """Put audio at its position; a small slip waits for a quiet place."""
         slip = position - self._end
-        is_due = abs(slip) > MOST_SLIP_SAMPLES or (
-            abs(slip) > LEAST_SLIP_SAMPLES and _density(piece.audio) <= self._quiet_limit
+        is_due = abs(slip) > self._most_slip or (
+            abs(slip) > self._least_slip and _density(piece.audio) <= self._quiet_limit
         )
-        if slip >= GRID_SAMPLES and (is_due or piece.is_after_loss):
+        if slip > 0 and (is_due or piece.is_after_loss or not self.packets):
             self._close_gap(position, piece)
         elif slip < 0 and is_due:
-            self._statistics.dropped_samples += piece.audio.samples
+            self.statistics.dropped_samples += piece.audio.samples
             return
         self._add(piece.audio)
 
@@ -311,16 +322,16 @@ class _Filling:
         """Fill from the end to the grid point nearest to `position`."""
         is_first = not self.packets
         self._flush_pcm()
-        gap = _on_grid(position) - self._cursor
+        gap = self._on_grid(position) - self._cursor
         if gap <= 0:
             return
         if piece.is_after_loss and not is_first and gap <= CONCEALED_SAMPLES:
             self._extend(opus.concealment(self.packets[-1][0], gap))
-            self._statistics.concealed_samples += gap
+            self.statistics.concealed_samples += gap
             return
         self._extend(opus.silence(gap))
         if not is_first:
-            self._statistics.silence_samples += gap
+            self.statistics.silence_samples += gap
 
     def _add(self, audio: _Audio) -> None:
         if audio.codec is Codec.OPUS:
@@ -342,20 +353,19 @@ class _Filling:
             self._encoder = self._encoder or opus.Encoder(NARROWBAND_RATE)
             self._extend(self._encoder.encode(pcm))
 
+    def _on_grid(self, position: int) -> int:
+        return (position + self._grid_samples // 2) // self._grid_samples * self._grid_samples
+
     def finish(self, end: int) -> None:
         """Fill up to `end` with silence."""
         self._flush_pcm()
-        rest = end - self._cursor
+        rest = end + -end % self._grid_samples - self._cursor
         if rest > 0:
-            self._extend(opus.silence(rest + -rest % GRID_SAMPLES))
+            self._extend(opus.silence(rest))
 
     def _extend(self, packets: list[Packet]) -> None:
         self.packets += packets
         self._cursor += sum(samples for _, samples in packets)
-
-
-def _on_grid(position: int) -> int:
-    return (position + GRID_SAMPLES // 2) // GRID_SAMPLES * GRID_SAMPLES
 
 
 _DECODE: Mapping[Codec, Callable[[bytes], opus.Pcm]] = {

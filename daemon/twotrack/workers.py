@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from twotrack.errors import RequestError
-from twotrack.finalise import Job, Notify
+from twotrack.finalise import Job
 from twotrack.messages import ErrorCode
+from twotrack.recording import Notify
 
 ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 

@@ -4,7 +4,6 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,8 +15,10 @@ from twotrack.cli.progress import Progress
 from twotrack.cli.sides import engine_option, to_sides
 from twotrack.codecs import DEFAULT_PAYLOAD_TYPES
 from twotrack.errors import CaptureError, StorageError
-from twotrack.finalise import Rendered, RenderOptions, complete_report, describe_file, render
+from twotrack.finalise import describe_file
 from twotrack.merge import Engine
+from twotrack.recording import RenderOptions, render
+from twotrack.report import report as full_report
 
 
 @click.command("render")
@@ -51,33 +52,18 @@ def render_command(
     )
     connection_id = captures[0].name.split(".")[0] or "capture"
     with tempfile.TemporaryDirectory(prefix="twotrack-") as work, Progress("Merging") as progress:
-        rendered = render(call, Path(work), connection_id, options, progress.notify)
-        if rendered.merged is None:
+        recording = render(call, Path(work), connection_id, options, progress.notify)
+        if recording.merged is None:
             raise CaptureError(f"{captures[0]} holds no audio of these sides; nothing was written")
-        _place(rendered.merged, output)
-    complete = _complete(rendered, connection_id, output)
+        _write(output, recording.merged.read_bytes())
+    file = describe_file(output, output.name, output.absolute().as_uri())
+    complete = full_report(recording.contents, connection_id, file=file)
     if report is not None:
         _write(report, json.dumps(complete, ensure_ascii=False, indent=2).encode() + b"\n")
     if is_json:
         print_json(complete)
     else:
         print_recording(complete, output)
-
-
-def _complete(rendered: Rendered, connection_id: str, output: Path) -> dict[str, Any]:
-    return complete_report(
-        rendered,
-        connection_id,
-        engine=Engine.FFMPEG,
-        fallback_started_at=0.0,
-        abandoned=False,
-        metadata={},
-        file=describe_file(output, output.name, output.absolute().as_uri()),
-    )
-
-
-def _place(merged: Path, output: Path) -> None:
-    _write(output, merged.read_bytes())
 
 
 def _write(path: Path, content: bytes) -> None:

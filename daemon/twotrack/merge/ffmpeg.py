@@ -8,10 +8,11 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import IO
 
 from twotrack.errors import MergeError
 
@@ -21,25 +22,31 @@ FILTER_GRAPH = (
     "[left][right]join=inputs=2:channel_layout=stereo[aout]"
 )
 Progress = Callable[[float], None]
+Comments = Sequence[tuple[str, str]]
 
 
-def command(left: Path, right: Path, output: Path) -> list[str]:
+def command(left: Path, right: Path, output: Path, comments: Comments = ()) -> list[str]:
     """The command line; inputs are decoded by libopus, which conceals what is lost."""
+    metadata = [word for name, value in comments for word in ("-metadata", f"{name}={value}")]
     return [
         *("ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-progress", "pipe:1", "-y"),
         *("-c:a", "libopus", "-i", str(left), "-c:a", "libopus", "-i", str(right)),
         *("-filter_complex", FILTER_GRAPH, "-map", "[aout]", "-c:a", "libopus"),
+        *("-map_metadata", "-1", *metadata),
         *("-fflags", "+bitexact", "-flags:a", "+bitexact", "-f", "ogg", str(output)),
     ]
 
 
-def merge(left: Path, right: Path, output: Path, *, timeout_s: float, on_progress: Progress) -> None:
+def merge(
+    left: Path, right: Path, output: Path, *, comments: Comments = (), timeout_s: float, on_progress: Progress
+) -> None:
     """Merge two mono files into one stereo file.
 
     Args:
         left: Ogg Opus file of the left channel.
         right: Of the right channel, as long.
         output: What is written.
+        comments: Names and values for the file's tags.
         timeout_s: How long FFmpeg may make no progress.
         on_progress: Told how many seconds are done.
 
@@ -48,7 +55,7 @@ def merge(left: Path, right: Path, output: Path, *, timeout_s: float, on_progres
     """
     try:
         process = subprocess.Popen(
-            command(left, right, output),
+            command(left, right, output, comments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -71,10 +78,9 @@ def _outcome(return_code: int) -> str:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill what still runs, children included, and take its exit status."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """Kill what still runs of its process group, and take its exit status."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -89,16 +95,24 @@ def _follow(process: "subprocess.Popen[bytes]", timeout_s: float, on_progress: P
     for thread in threads:
         thread.start()
     _watch(lines, timeout_s, on_progress)
-    process.wait()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise _no_progress(timeout_s) from None
     for thread in threads:
-        thread.join()
+        thread.join(timeout_s)  # what FFmpeg started may still hold its pipes
     texts = [line.decode(errors="replace").strip() for line in complaints if line]
     return texts[-1] if texts else ""
 
 
-def _pump(stream: object, take: Callable[[bytes | None], None]) -> None:
-    for line in stream:  # type: ignore[attr-defined]
-        take(line)
+def _no_progress(timeout_s: float) -> MergeError:
+    return MergeError(f"no progress for {timeout_s:g} s, so FFmpeg was ended")
+
+
+def _pump(stream: IO[bytes], take: Callable[[bytes | None], None]) -> None:
+    with stream:
+        for line in stream:
+            take(line)
     take(None)
 
 
@@ -109,7 +123,7 @@ def _watch(lines: "queue.SimpleQueue[bytes | None]", timeout_s: float, on_progre
         try:
             line = lines.get(timeout=max(0.0, deadline - monotonic()))
         except queue.Empty:
-            raise MergeError(f"no progress for {timeout_s:g} s, so FFmpeg was ended") from None
+            raise _no_progress(timeout_s) from None
         if line is None:
             return
         name, _, value = line.partition(b"=")

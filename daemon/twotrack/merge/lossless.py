@@ -38,7 +38,7 @@ def interleave(left: Sequence[Packet], right: Sequence[Packet]) -> Iterator[Pack
 
     Args:
         left: Opus packets and their durations.
-        right: Likewise, of the same duration in all.
+        right: Likewise; the shorter side is filled up with silence.
 
     Yields:
         Ogg packets with their durations: the left packet self-delimited, then the right one.
@@ -48,6 +48,7 @@ def interleave(left: Sequence[Packet], right: Sequence[Packet]) -> Iterator[Pack
             configuration can be made of a side's frames up to there.
     """
     lefts, rights = _frames(left), _frames(right)
+    _pad_shorter(lefts, rights)
     left_start = right_start = position = 0
     while left_start < len(lefts) or right_start < len(rights):
         left_end, right_end, samples = _common_boundary(lefts, left_start, rights, right_start)
@@ -58,6 +59,12 @@ def interleave(left: Sequence[Packet], right: Sequence[Packet]) -> Iterator[Pack
             raise _refusal(position) from None
         yield packet, samples
         left_start, right_start, position = left_end, right_end, position + samples
+
+
+def _pad_shorter(lefts: list[_Frame], rights: list[_Frame]) -> None:
+    lead = sum(frame.samples for frame in lefts) - sum(frame.samples for frame in rights)
+    shorter = rights if lead > 0 else lefts
+    shorter += _frames(opus.silence(abs(lead)))
 
 
 class _UnlikeFramesError(Exception):
