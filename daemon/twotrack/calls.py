@@ -4,19 +4,19 @@ Pure: every verb takes `now` (monotonic seconds) or an arrival, and returns what
 files and events are the service's.
 """
 
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from twotrack import messages
 from twotrack.errors import RequestError
 from twotrack.messages import ErrorCode
 from twotrack.side import Side
 
-CONNECTION_ID = re.compile(r"[A-Za-z0-9_=@:+~-][A-Za-z0-9._=@:+~-]{0,199}")
+STRAGGLER_PACKETS = 1_000  # that a sender may go on for after its call has ended
+STRAGGLER_S = 10.0
 REMEMBERED_CALLS = 2_000  # ended calls that `list` and `show` still know
 
 
@@ -31,18 +31,11 @@ class State(StrEnum):
     DISCARDED = "discarded"
 
 
-def check_connection_id(connection_id: str) -> str:
-    """The id itself, if a file may be named after it.
+class _Retired(NamedTuple):
+    """The last sequence number of an SSRC that was freed, and when, monotonic."""
 
-    Raises:
-        RequestError: `invalid_connection_id`.
-    """
-    if not CONNECTION_ID.fullmatch(connection_id):
-        raise RequestError(
-            ErrorCode.INVALID_CONNECTION_ID,
-            "connection_id is 1 to 200 characters of A-Z a-z 0-9 . _ = @ : + ~ - and does not begin with a dot",
-        )
-    return connection_id
+    sequence_number: int
+    at: float
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +54,8 @@ class Call:
     last_arrival: dict[Side, float] = field(default_factory=dict)
     recording: dict[str, Any] | None = None
     error: RequestError | None = None
+    ended_at: float | None = None
+    last_sequence: dict[tuple[Side, int], int] = field(default_factory=dict)
 
     @property
     def references(self) -> int:
@@ -86,6 +81,7 @@ class Register:
         self._failed: dict[str, Call] = {}
         self._ended: OrderedDict[str, Call] = OrderedDict()
         self.routes: dict[Side, dict[int, Call]] = {side: {} for side in Side}
+        self._retired: dict[tuple[Side, int], _Retired] = {}
 
     def __iter__(self) -> Iterator[Call]:
         yield from self._live.values()
@@ -133,7 +129,7 @@ class Register:
             RequestError: `invalid_connection_id`, `already_closed`, `ssrc_in_use`,
                 `too_many_connections`.
         """
-        check_connection_id(connection_id)
+        messages.check_connection_id(connection_id)
         call = self.find_unfinished(connection_id)
         if call is not None and call.state is not State.OPEN:
             remedy = "retry or discard it" if call.state is State.FAILED else "open it again once it is stored"
@@ -155,14 +151,14 @@ class Register:
     def _require_free(self, wanted: list[tuple[Side, int]], call: Call | None) -> None:
         for side, ssrc in wanted:
             owner = self.routes[side].get(ssrc)
-            if owner is not None and owner is not call:
+            if owner is not None and owner is not call and owner.state is State.OPEN:
                 raise RequestError(
                     ErrorCode.SSRC_IN_USE,
                     f"SSRC 0x{ssrc:08x} on the {side} port belongs to call {owner.connection_id}; close that first",
                 )
 
     def _require_room(self) -> None:
-        if len(self._live) >= self._max_connections:
+        if sum(call.state is State.OPEN for call in self._live.values()) >= self._max_connections:
             raise RequestError(
                 ErrorCode.TOO_MANY_CONNECTIONS,
                 f"{self._max_connections} calls are open; close some or raise AUDIO_MAX_CONNECTIONS",
@@ -174,12 +170,13 @@ class Register:
         call.ssrcs[side].append(ssrc)
 
     def restore(self, call: Call) -> None:
-        """Take a call in that was open or closing before a restart."""
+        """Take a call in that was open or closing before a restart; only an open one has its SSRCs."""
         self._live[call.connection_id] = call
-        ssrcs, call.ssrcs = call.ssrcs, {side: [] for side in Side}
+        if call.state is not State.OPEN:
+            return
         for side in Side:
-            for ssrc in ssrcs[side]:
-                self.map(call, side, ssrc)
+            for ssrc in call.ssrcs[side]:
+                self.routes[side][ssrc] = call
 
     def close(self, connection_id: str, side: Side | None) -> tuple[Call, bool]:
         """Take a side's reference away, or both; again changes nothing.
@@ -212,17 +209,18 @@ class Register:
             call.closed_sides.update(Side)
         return abandoned
 
-    def finalise(self, call: Call) -> None:
+    def finalise(self, call: Call, now: float) -> None:
         """The grace is over, or a failed call is tried again: its SSRCs are free for other calls."""
         call.state = State.FINALISING
         self._failed.pop(call.connection_id, None)
         self._live[call.connection_id] = call
-        self._unmap(call)
+        self._unmap(call, now)
 
-    def end(self, call: Call, state: State) -> None:
+    def end(self, call: Call, state: State, now: float) -> None:
         """It is stored, failed or discarded. A failed call is kept until it is retried or discarded."""
         call.state = state
-        self._unmap(call)
+        call.ended_at = now
+        self._unmap(call, now)
         self._live.pop(call.connection_id, None)
         self._failed.pop(call.connection_id, None)
         if state is State.FAILED:
@@ -233,11 +231,32 @@ class Register:
         while len(self._ended) > REMEMBERED_CALLS:
             self._ended.popitem(last=False)
 
-    def _unmap(self, call: Call) -> None:
+    def _unmap(self, call: Call, now: float) -> None:
         for side in Side:
             for ssrc in call.ssrcs[side]:
-                if self.routes[side].get(ssrc) is call:
-                    del self.routes[side][ssrc]
+                if self.routes[side].get(ssrc) is not call:
+                    continue
+                del self.routes[side][ssrc]
+                if (side, ssrc) in call.last_sequence:
+                    self._retired[side, ssrc] = _Retired(call.last_sequence[side, ssrc], now)
+
+    def is_straggler(self, side: Side, ssrc: int, sequence_number: int) -> bool:
+        """True if a packet of an unmapped SSRC goes on where a call that has ended left off."""
+        retired = self._retired.get((side, ssrc))
+        return retired is not None and 0 < (sequence_number - retired.sequence_number) & 0xFFFF < STRAGGLER_PACKETS
+
+    def has_ended_lately(self, connection_id: str, now: float) -> bool:
+        """True if the call of this id is closed, or was until a while ago, so that packets of it may still come."""
+        call = self.find_unfinished(connection_id)
+        if call is not None:
+            return call.state is not State.OPEN
+        ended = self._ended.get(connection_id)
+        return ended is not None and ended.ended_at is not None and now - ended.ended_at <= STRAGGLER_S
+
+    def forget_stragglers(self, now: float) -> None:
+        """Let SSRCs that were freed a while ago be any call's."""
+        for key in [key for key, retired in self._retired.items() if now - retired.at > STRAGGLER_S]:
+            del self._retired[key]
 
     def count_by_state(self) -> dict[State, int]:
         """How many calls are in each state, those in none left out."""

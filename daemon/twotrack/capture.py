@@ -46,6 +46,11 @@ class Choice(NamedTuple):
         """True if an SSRC was given."""
         return self.input_ssrc is not None or self.output_ssrc is not None
 
+    @property
+    def is_one_side_twice(self) -> bool:
+        """True if both sides are given, and alike."""
+        return any(pair[0] == pair[1] is not None for pair in (self[:2], self[2:]))
+
 
 @dataclass(slots=True)
 class CapturedCall:
@@ -124,7 +129,7 @@ def _read_files(paths: Sequence[Path]) -> tuple[list[Datagram], SpoolPorts | Non
         try:
             found, spool_ports = _read_file(path)
         except OSError as error:
-            raise CaptureError(f"{path} can't be read: {error.strerror}") from error
+            raise CaptureError(f"{path} can't be read: {error.strerror or error}") from error
         except CaptureError as error:
             raise CaptureError(f"{path} can't be read: {error}") from error
         datagrams += found

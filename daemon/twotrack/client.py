@@ -60,19 +60,33 @@ class Client:
             reply = self._read()
         except OSError as error:
             raise DaemonUnreachableError(f"the daemon on {self._path} does not answer: {error}") from error
-        if not reply.pop("ok"):
-            raise RequestError(reply["error"]["code"], reply["error"]["message"])
-        return reply
+        if reply.pop("ok", None) is True:
+            return reply
+        refusal = reply.get("error")
+        if not isinstance(refusal, dict) or not {"code", "message"} <= set(refusal):
+            raise self._not_a_daemon()
+        raise RequestError(str(refusal["code"]), str(refusal["message"]))
 
     def watch(self) -> Iterator[dict[str, Any]]:
-        """Every change of state from now on, until the daemon ends."""
+        """Every change of state from now on; raises DaemonUnreachableError when the daemon ends."""
         self.request("watch")
-        while line := self._replies.readline():
-            yield json.loads(line)
+        while True:
+            try:
+                yield self._read()
+            except OSError as error:
+                raise DaemonUnreachableError(f"the daemon on {self._path} hung up: {error}") from error
 
     def _read(self) -> dict[str, Any]:
         line = self._replies.readline()
         if not line:
             raise DaemonUnreachableError(f"the daemon on {self._path} hung up; look at its log")
-        reply: dict[str, Any] = json.loads(line)
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            raise self._not_a_daemon() from None
+        if not isinstance(reply, dict):
+            raise self._not_a_daemon()
         return reply
+
+    def _not_a_daemon(self) -> DaemonUnreachableError:
+        return DaemonUnreachableError(f"what answers on {self._path} is no twotrack daemon; name its control socket")

@@ -20,7 +20,8 @@ from twotrack.service import AudioCacheService
 
 SOCKET_MODE = 0o660
 BACKLOG = 1024  # clients that may wait to be let in
-MAX_UNREAD_BYTES = 16 * 1024 * 1024  # a watcher that reads no more is hung up on
+MAX_UNREAD_BYTES = 1024 * 1024  # a watcher that leaves more unread is hung up on
+MAX_PENDING_REPLIES = 10_000  # of one connection: requests that wait, and replies behind them
 log = logs.get_logger()
 Reply = dict[str, Any]
 
@@ -116,6 +117,8 @@ class ControlConnection(asyncio.Protocol):
         self._order: asyncio.Task[Any] | None = None  # what the next reply has to wait for
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_watching: Callable[[], None] | None = None
+        self._is_unread = False
+        self._has_ended = False
 
     def connection_made(self, transport: Any) -> None:
         """A client came."""
@@ -125,43 +128,64 @@ class ControlConnection(asyncio.Protocol):
         """It hung up; what it asked for goes on."""
         if self._stop_watching is not None:
             self._stop_watching()
+        for task in self._tasks:
+            task.cancel()
 
     def pause_writing(self) -> None:
-        """It does not read its replies: take no more requests of it."""
-        self._transport.pause_reading()
+        """It does not read its replies: carry out no more requests of it."""
+        self._is_unread = True
 
     def resume_writing(self) -> None:
         """It reads again."""
-        self._transport.resume_reading()
+        self._is_unread = False
+        self._proceed()
 
     def eof_received(self) -> bool:
         """It has sent its last request; its replies still go out."""
-        if self._tasks and self._stop_watching is None:
-            replies = asyncio.gather(*self._tasks, return_exceptions=True)
-            replies.add_done_callback(lambda _: self._transport.close())
-        return bool(self._tasks) or self._stop_watching is not None
+        self._has_ended = True
+        self._proceed()
+        return not self._transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of requests."""
         self._received += data
-        *lines, rest = self._received.split(b"\n")
-        self._received = rest
-        for line in lines:
-            if self._is_too_long(line):
-                return
-            self._answer(bytes(line))
-        self._is_too_long(rest)
+        self._proceed()
 
-    def _is_too_long(self, line: bytearray) -> bool:
-        """Hang up on a line beyond the limit."""
+    @property
+    def _is_held(self) -> bool:
+        """True while it has to read replies, or to wait for them, before it is answered again."""
+        return self._is_unread or len(self._tasks) >= MAX_PENDING_REPLIES
+
+    def _proceed(self) -> None:
+        """Carry out the requests that are here, as far as their replies find room."""
+        while not self._is_held and not self._transport.is_closing():
+            end = self._received.find(b"\n")
+            if max(end, len(self._received) if end < 0 else 0) > messages.MAX_LINE_BYTES:
+                self._refuse_long_line()
+            elif end >= 0:
+                line = bytes(self._received[:end])
+                del self._received[: end + 1]
+                self._answer(line)
+            else:
+                break
         if self._transport.is_closing():
-            return True
-        if len(line) <= messages.MAX_LINE_BYTES:
-            return False
+            return
+        if self._has_ended:
+            self._close_when_done()
+        elif self._is_held:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _close_when_done(self) -> None:
+        """Hang up on a client that sends no more, once it has its replies; a watcher stays."""
+        if not (self._tasks or self._received.count(b"\n") or self._stop_watching):
+            self._transport.close()
+
+    def _refuse_long_line(self) -> None:
         self._received.clear()
         self._send(messages.failure(bad_request(f"a line holds at most {messages.MAX_LINE_BYTES} bytes")))
         self._transport.close()
-        return True
 
     def _answer(self, line: bytes) -> None:
         tag: Reply = {}
@@ -198,32 +222,47 @@ class ControlConnection(asyncio.Protocol):
             return
         outcome = self._spawn(_outcome(result, tag))
         if tag:
-            outcome.add_done_callback(lambda done: self._send(done.result()))
+            outcome.add_done_callback(self._send_outcome)
         else:
             self._order = self._spawn(self._send_after(self._order, outcome))
 
-    async def _send_after(self, before: "asyncio.Task[Any] | None", reply: "Reply | asyncio.Task[Reply]") -> None:
+    async def _send_after(
+        self, before: "asyncio.Task[Any] | None", reply: "Reply | bytes | asyncio.Task[Reply]"
+    ) -> None:
         if before is not None:
             await before
-        self._send(reply if isinstance(reply, dict) else await reply)
+        self._send(await reply if isinstance(reply, asyncio.Task) else reply)
         if self._order is asyncio.current_task():
             self._order = None
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end_task)
         return task
 
-    def _send_event(self, event: Reply) -> None:
-        self._send(event)
+    def _end_task(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not self._transport.is_closing():
+            self._proceed()
+
+    def _send_outcome(self, outcome: "asyncio.Task[Reply]") -> None:
+        if not outcome.cancelled():
+            self._send(outcome.result())
+
+    def _send_event(self, line: bytes) -> None:
+        """Send an event, behind the replies that came before it."""
+        if self._order is not None:
+            self._order = self._spawn(self._send_after(self._order, line))
+            return
+        self._send(line)
         if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             log.warning("A watcher that does not read was hung up on")
             self._transport.abort()
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply | bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(messages.line(reply))
+            self._transport.write(reply if isinstance(reply, bytes) else messages.line(reply))
 
 
 async def _outcome(result: Awaitable[Reply], tag: Reply) -> Reply:

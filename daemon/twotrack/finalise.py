@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from twotrack import capture
 from twotrack.codecs import Codec
 from twotrack.errors import CaptureError, MergeError, NameTakenError, StorageError, TwotrackError
 from twotrack.merge import Engine
+from twotrack.processes import end_with_parent
 from twotrack.recording import CHANNELS, Notify, Recording, RenderOptions, render
 from twotrack.report import report
 from twotrack.storage import Storage, StorageType, open_storage
@@ -33,7 +35,7 @@ class Job:
     Args:
         connection_id: Names the recording.
         spool: Path of the call's pcap.
-        work: Directory for the files in between; made anew, deleted at the end.
+        work: Where a directory for the files in between is made, and deleted at the end.
         started_at: Wall time of its opening in seconds since 1970, for a call without a packet.
         abandoned: Nobody closed it.
         metadata: As given with `open`.
@@ -41,6 +43,7 @@ class Job:
         keep_channels: Also store left and right.
         storage_type: Kind of storage.
         storage_path: Its directory or bucket.
+        lost_by_recorder: Packets of each side that arrived and never reached the spool.
     """
 
     connection_id: str
@@ -56,6 +59,7 @@ class Job:
     keep_channels: bool
     storage_type: str
     storage_path: str
+    lost_by_recorder: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""
@@ -98,12 +102,14 @@ def finalise(job: Job, notify: Notify) -> dict[str, Any]:
         MergeError: The spool can't be read, or FFmpeg is missing, failed or hung.
         StorageError: It could not be stored.
     """
-    work = Path(job.work)
-    shutil.rmtree(work, ignore_errors=True)
     try:
-        work.mkdir(parents=True)
+        work = Path(tempfile.mkdtemp(dir=job.work))  # of its own: an attempt that was cut off may still run
+    except OSError as error:
+        raise MergeError(f"the working directory {job.work} can't be used: {error.strerror}") from error
+    try:
         call = capture.read_spool(Path(job.spool))
         recording = render(call, work, job.connection_id, job.options, notify, opened_at=job.started_at)
+        recording.contents.warnings.extend(_losses(job))
         return _store(recording, job, open_storage(StorageType(job.storage_type), job.storage_path))
     except CaptureError as error:
         raise MergeError(str(error)) from error
@@ -111,6 +117,15 @@ def finalise(job: Job, notify: Notify) -> dict[str, Any]:
         raise MergeError(f"the working directory {work} can't be used: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _losses(job: Job) -> list[str]:
+    """What the recorder itself lost, which is not the network's fault."""
+    return [
+        f"{count} packets of the {side} side arrived and were lost: the spool could not be written"
+        for side, count in job.lost_by_recorder.items()
+        if count
+    ]
 
 
 def names(connection_id: str) -> Iterator[str]:
@@ -150,6 +165,7 @@ def _store_as(base: str, recording: Recording, job: Job, storage: Storage) -> di
 
 def main() -> None:
     """Finalise the jobs that come in on standard input, until it ends."""
+    end_with_parent()
     os.nice(NICENESS)
     output = sys.stdout
     sys.stdout = sys.stderr  # nothing else may write between the answers

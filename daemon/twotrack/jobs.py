@@ -5,6 +5,8 @@ after a restart, because its spool is still there.
 """
 
 import asyncio
+import shutil
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,6 +18,7 @@ from twotrack.finalise import Job
 from twotrack.messages import ErrorCode
 from twotrack.recording import Notify
 from twotrack.settings import Settings
+from twotrack.side import Side
 from twotrack.spool import Spool
 from twotrack.workers import Workers
 
@@ -31,14 +34,26 @@ class Finalisations:
         register: Knows the calls' states.
         spool: Holds their packets.
         on_change: Called after each change of a call's state.
+        lost: Says how many packets of each side of a call never reached the spool.
     """
 
-    def __init__(self, settings: Settings, register: Register, spool: Spool, on_change: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        register: Register,
+        spool: Spool,
+        on_change: Callable[[Call], None],
+        lost: Callable[[Call], dict[Side, int]],
+    ) -> None:
         self.workers = Workers()
         self._settings = settings
         self._register = register
         self._spool = spool
         self._on_change = on_change
+        self._lost = lost
+        self._work = settings.state_path / "work"
+        shutil.rmtree(self._work, ignore_errors=True)  # what a former process left
+        self._work.mkdir()
         self._ended: dict[Call, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,7 +81,7 @@ class Finalisations:
 
     def end(self, call: Call, state: State) -> None:
         """Say a call's last word."""
-        self._register.end(call, state)
+        self._register.end(call, state, time.monotonic())
         ended = self._ended.pop(call, None)
         self._on_change(call)
         if ended is not None:
@@ -83,7 +98,7 @@ class Finalisations:
             await asyncio.sleep(grace_s)
         if call.state is State.DISCARDED:
             return
-        self._register.finalise(call)
+        self._register.finalise(call, time.monotonic())
         self._on_change(call)
         try:
             self._spool.flush()
@@ -111,7 +126,7 @@ class Finalisations:
         return Job(
             connection_id=call.connection_id,
             spool=str(self._spool.path(call.connection_id)),
-            work=str(settings.state_path / "work" / call.connection_id),
+            work=str(self._work),
             started_at=call.started_at,
             abandoned=call.is_abandoned,
             metadata=call.metadata,
@@ -122,6 +137,7 @@ class Finalisations:
             keep_channels=settings.keep_channels,
             storage_type=settings.storage_type,
             storage_path=settings.storage_path,
+            lost_by_recorder={str(side): count for side, count in self._lost(call).items()},
         )
 
 

@@ -103,7 +103,7 @@ def _percent(text: str) -> float:
 
 
 def _absolute(text: str) -> Path:
-    if not text:
+    if not text or "\0" in text:
         raise ValueError
     try:
         return Path(text).expanduser().absolute()

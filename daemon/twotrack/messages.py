@@ -4,6 +4,7 @@ Shared by the daemon and its clients. A line is one JSON object in UTF-8.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from twotrack.side import Side
 MAX_LINE_BYTES = 64 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_SSRC = 0xFFFF_FFFF
+CONNECTION_ID = re.compile(r"[A-Za-z0-9_=@:+~-][A-Za-z0-9._=@:+~-]{0,199}")
 SSRC_TEXT = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10}")
 
 
@@ -115,7 +117,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
         RequestError: `bad_request`.
     """
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError:
         raise bad_request("a request is UTF-8 text") from None
     except (ValueError, RecursionError):
@@ -123,6 +125,13 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise bad_request("a request is one JSON object on one line")
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def _refuse_constant(name: str) -> None:
@@ -156,7 +165,7 @@ def _parse_close(members: Mapping[str, Any]) -> Close:
     side = members.get("side")
     if side is not None and side not in [*Side]:
         raise bad_request('side is "input" or "output"; leave it out to close both')
-    wait = members.get("wait", False)
+    wait = False if members.get("wait") is None else members["wait"]
     if not isinstance(wait, bool):
         raise bad_request("wait is true or false")
     return Close(_connection_id(members), None if side is None else Side(side), wait)
@@ -203,7 +212,21 @@ def _connection_id(members: Mapping[str, Any]) -> str:
     value = members.get("connection_id")
     if not isinstance(value, str):
         raise bad_request("connection_id is a string")
-    return value
+    return check_connection_id(value)
+
+
+def check_connection_id(connection_id: str) -> str:
+    """The id itself, if a file may be named after it.
+
+    Raises:
+        RequestError: `invalid_connection_id`.
+    """
+    if not CONNECTION_ID.fullmatch(connection_id):
+        raise RequestError(
+            ErrorCode.INVALID_CONNECTION_ID,
+            "connection_id is 1 to 200 characters of A-Z a-z 0-9 . _ = @ : + ~ - and does not begin with a dot",
+        )
+    return connection_id
 
 
 def _ssrc(members: Mapping[str, Any], name: str) -> int | None:

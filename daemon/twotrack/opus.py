@@ -25,8 +25,14 @@ _SILK_FRAME_SAMPLES = (480, 960, 1920, 2880)
 _HYBRID_FRAME_SAMPLES = (480, 960)
 _CELT_FRAME_SAMPLES = (120, 240, 480, 960)
 
-# What libopus makes of zeros at 48 kHz mono (CELT fullband, 20 to 2.5 ms): 3 bytes a frame.
-SILENCE_PACKETS = ((960, b"\xf8\xff\xfe"), (480, b"\xf0\xff\xfe"), (240, b"\xe8\xff\xfe"), (120, b"\xe0\xff\xfe"))
+# What libopus makes of zeros, 20 to 2.5 ms. SILK where it has the duration: a CELT frame of silence
+# lowers the decoder's band energies, from which CELT audio after it would need 100 ms to rise again.
+SILENCE_PACKETS = (
+    (960, bytes.fromhex("0807c6b30ec6")),
+    (480, bytes.fromhex("0007c08f48")),
+    (240, b"\xe8\xff\xfe"),
+    (120, b"\xe0\xff\xfe"),
+)
 
 
 def frame_samples(toc: int) -> int:
@@ -173,14 +179,17 @@ def _length_bytes(length: int) -> bytes:
 
 
 def silence(samples: int) -> list[tuple[bytes, int]]:
-    """Encoded silence of exactly `samples` (a multiple of 120), as (packet, samples) pairs."""
+    """Encoded silence of exactly `samples` (a multiple of 120), as (packet, samples) pairs.
+
+    The shortest packets come first, so that audio follows the longest.
+    """
     if samples % GRID_SAMPLES:
         raise ValueError(f"silence is made in steps of {GRID_SAMPLES} samples, not {samples}")
     packets: list[tuple[bytes, int]] = []
     for duration, packet in SILENCE_PACKETS:
         count, samples = divmod(samples, duration)
         packets += [(packet, duration)] * count
-    return packets
+    return packets[::-1]
 
 
 def concealment(previous: bytes, samples: int) -> list[tuple[bytes, int]]:

@@ -20,6 +20,7 @@ from twotrack.track import Laid, Track, fill, lay
 
 OGG_SERIALS = {Side.INPUT: 1, Side.OUTPUT: 2}  # fixed: the same call gives the same bytes
 MERGED_SERIAL = 3
+MAX_CONVERSATION_SAMPLES = 48 * 3600 * SAMPLE_RATE
 CHANNELS = {Side.INPUT: "left", Side.OUTPUT: "right"}
 Notify = Callable[[str, str, dict[str, Any]], None]  # a log level or "progress", an event, its fields
 
@@ -91,6 +92,9 @@ def render(
     payload_types = options.payload_types or DEFAULT_PAYLOAD_TYPES
     laid = {side: lay(call.sides[side], side, payload_types) for side in Side}
     span = _span(laid, options.tail_padding)
+    if span.conversation > MAX_CONVERSATION_SAMPLES:
+        days = span.conversation / SAMPLE_RATE / 86_400
+        raise MergeError(f"the packets lie {days:.1f} days apart, which is no call; are they of several calls?")
     started_at = _started_at(call, span, opened_at)
     _say_durations(laid, span, notify)
     warnings = _warn(laid, call, connection_id, notify)
@@ -205,7 +209,8 @@ class _Rendering:
                 on_progress=self._say_progress,
             )
         except MergeError as error:
-            self.notify("error", f"❌ FFmpeg merge failed: {error}", {})
+            outcome, _, complaint = str(error).partition(": ")
+            self.notify("error", f"❌ FFmpeg merge failed: {outcome}", {"complaint": complaint})
             raise
         self.notify("info", "✅ FFmpeg merge completed successfully", {})
         return _Merged(output, Engine.FFMPEG, tracks)

@@ -1,7 +1,9 @@
 """What is kept of a call beside its packets, so that it goes on after a restart; pure."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
+from twotrack import messages
 from twotrack.calls import Call, State
 from twotrack.side import Side
 from twotrack.spool import Recovered
@@ -33,17 +35,45 @@ def restored(
         now: Monotonic, in seconds.
         anchor_ns: Wall time since 1970 minus monotonic time.
     """
-    state = {"state": State.CLOSING, "abandoned": True} if state is None else state
-    is_open = state.get("state") == State.OPEN
+    saved_state = _Saved.read(state)
     return Call(
         connection_id=connection_id,
-        started_at=state.get("started_at", now + anchor_ns / 1e9),
+        started_at=saved_state.started_at or now + anchor_ns / 1e9,
         opened_at=now,
-        metadata=state.get("metadata", {}),
-        state=State.OPEN if is_open else State.CLOSING,
-        is_abandoned=bool(state.get("abandoned")),
-        ssrcs={side: list(state.get("ssrcs", {}).get(side, [])) for side in Side},
-        closed_sides={Side(side) for side in state.get("closed_sides", [])} if is_open else set(Side),
+        metadata=saved_state.metadata,
+        state=State.OPEN if saved_state.is_open else State.CLOSING,
+        is_abandoned=saved_state.is_abandoned,
+        ssrcs=saved_state.ssrcs,
+        closed_sides=saved_state.closed_sides if saved_state.is_open else set(Side),
         received=recovered.received,
         last_arrival={side: (arrival_ns - anchor_ns) / 1e9 for side, arrival_ns in recovered.last_arrival_ns.items()},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What was saved of a call; by default what is thought of one whose file is damaged."""
+
+    is_open: bool = False
+    is_abandoned: bool = True
+    started_at: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    ssrcs: dict[Side, list[int]] = field(default_factory=lambda: {side: [] for side in Side})
+    closed_sides: set[Side] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, state: dict[str, Any] | None) -> Self:
+        """Read it, whatever it holds."""
+        if state is None:
+            return cls()
+        try:
+            return cls(
+                is_open=state["state"] == State.OPEN,
+                is_abandoned=bool(state["abandoned"]),
+                started_at=float(state["started_at"]),
+                metadata={str(name): str(value) for name, value in state["metadata"].items()},
+                ssrcs={side: [messages.parse_ssrc(ssrc) for ssrc in state["ssrcs"][side]] for side in Side},
+                closed_sides={Side(side) for side in state["closed_sides"]},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return cls()

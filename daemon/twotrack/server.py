@@ -59,6 +59,7 @@ async def serve(settings: Settings) -> None:
         await _first(stop, service.drained)
         systemd.notify("STOPPING=1")
         log.info("Stopping: calls are flushed, running finalisations finish")
+        await service.finish()
     log.info("Stopped")
 
 

@@ -30,7 +30,7 @@ FLUSH_SHARE = 0.8  # of AUDIO_FLUSH_INTERVAL: the rest is for the write itself
 EXPIRY_INTERVAL_S = 1.0
 LOCAL_SOURCE = ("127.0.0.1", 9)  # whom a spool names as the sender of packets given by the library
 log = logs.get_logger()
-Watcher = Callable[[dict[str, Any]], None]
+Watcher = Callable[[bytes], None]  # takes an event as a line
 
 
 class AudioType(StrEnum):
@@ -80,7 +80,9 @@ class AudioCacheService:
         self._ports = _spool_ports(config)
         self._early = EarlyPackets()
         self._files: dict[Call, SpoolFile] = {}
-        self._finalisations = Finalisations(config, self.register, self._spool, self._call_changed)
+        self._finalisations = Finalisations(
+            config, self.register, self._spool, self._call_changed, self._lost_by_recorder
+        )
         self._watchers: set[Watcher] = set()
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
 
@@ -111,6 +113,16 @@ class AudioCacheService:
         service._repeat(service.settings.cleanup_interval, service._close_abandoned)
         service._repeat(EXPIRY_INTERVAL_S, service._expire_early)
         return service
+
+    async def finish(self) -> None:
+        """Take no new call, flush every open one, and wait until no finalisation is left.
+
+        Packets go on being recorded meanwhile.
+        """
+        self.drain()
+        self._spool.flush()
+        await self.saved()
+        await self.drained.wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,7 +169,10 @@ class AudioCacheService:
             return
         call = self.register.routes[side].get(packet.ssrc)
         if call is not None:
+            call.last_sequence[side, packet.ssrc] = packet.sequence_number
             self._record(call, side, datagram, source, arrival_ns)
+        elif self.register.is_straggler(side, packet.ssrc, packet.sequence_number):
+            self.dropped[side]["closed"] += 1
         elif not self._early.keep(side, packet.ssrc, EarlyPacket(arrival_ns, source, datagram)):
             self.dropped[side]["unmapped"] += 1
 
@@ -169,6 +184,7 @@ class AudioCacheService:
     def _expire_early(self) -> None:
         for side, count in self._early.expire(time.monotonic_ns()).items():
             self.dropped[side]["unmapped"] += count
+        self.register.forget_stragglers(time.monotonic())
 
     def cache_audio_rtp(
         self, connection_id: str, audio_type: AudioType, audio_format: AudioFormat, rtp_packet: bytes
@@ -182,7 +198,8 @@ class AudioCacheService:
             rtp_packet: Bytes of one RTP packet; what is none is counted and dropped.
 
         Raises:
-            RequestError: The id is invalid, or the call is closing.
+            RequestError: The id is invalid, or no call can be opened. A packet of a call that is
+                closed, or was until 10 s ago, is counted and dropped.
         """
         side, arrival_ns = AudioType(audio_type).side, time.monotonic_ns()
         AudioFormat(audio_format)
@@ -191,8 +208,11 @@ class AudioCacheService:
         if isinstance(packet, rtp.Malformed):
             self.dropped[side][packet] += 1
             return
+        if self.register.has_ended_lately(connection_id, time.monotonic()):
+            self.dropped[side]["closed"] += 1
+            return
         call = self.register.find_unfinished(connection_id)
-        if call is None or call.state is not State.OPEN:
+        if call is None:
             call = self.open(messages.Open(connection_id, None, None, None))
         if packet.ssrc not in call.ssrcs[side]:
             call.ssrcs[side].append(packet.ssrc)
@@ -240,7 +260,11 @@ class AudioCacheService:
     def _require_willing(self) -> None:
         if self.is_draining:
             raise RequestError(ErrorCode.DRAINING, "no new call is taken: the daemon is about to exit")
-        usage = shutil.disk_usage(self._spool.directory)
+        try:
+            usage = shutil.disk_usage(self._spool.directory)
+        except OSError as error:
+            message = f"the spool {self._spool.directory} can't be used ({error.strerror}); make it and restart"
+            raise RequestError(ErrorCode.SPOOL_FULL, message) from error
         if usage.used * 100 >= self.settings.spool_limit * (usage.used + usage.free):
             raise RequestError(
                 ErrorCode.SPOOL_FULL,
@@ -272,8 +296,8 @@ class AudioCacheService:
         Raises:
             RequestError: `unknown_connection`.
         """
-        is_first = self.register.get(connection_id).references == len(Side)
-        self.close_side(connection_id, Side.INPUT if is_first else Side.OUTPUT)
+        closed = self.register.get(connection_id).closed_sides
+        self.close_side(connection_id, next((side for side in Side if side not in closed), Side.OUTPUT))
 
     async def saved(self) -> None:
         """Wait until what `open` and `close_side` have changed survives the end of the process."""
@@ -322,7 +346,7 @@ class AudioCacheService:
         failed = [call for call in calls if call.state is State.FAILED]
         for call in failed:
             call.error = None
-            self.register.finalise(call)
+            self.register.finalise(call, time.monotonic())
             self._finalisations.start(call)
         return len(failed)
 
@@ -360,10 +384,14 @@ class AudioCacheService:
             self._save(call)
         if call.state in (State.STORED, State.FAILED, State.DISCARDED):
             self.outcomes[call.state] += 1
-        event = overview.event(call, time.time())
+        event = messages.line(overview.event(call, time.time()))
         for watcher in list(self._watchers):
             watcher(event)
         self._check_drained()
+
+    def _lost_by_recorder(self, call: Call) -> dict[Side, int]:
+        file = self._files.get(call)
+        return {side: file.refused[side] + file.unwritten[side] if file else 0 for side in Side}
 
     def _save(self, call: Call) -> None:
         self._spool.save_state(call.connection_id, recovery.saved(call))

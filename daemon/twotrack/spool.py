@@ -56,6 +56,8 @@ class SpoolFile:
         self.path = path
         self.ports = ports
         self.written_bytes = 0
+        self.refused = dict.fromkeys(Side, 0)  # packets, counted by the receiver's thread alone
+        self.unwritten = dict.fromkeys(Side, 0)  # packets, counted by the writer's thread alone
         self._spool = spool
         self._anchor_ns = anchor_ns
         self._pending = bytearray()
@@ -75,6 +77,7 @@ class SpoolFile:
             False if too much waits for the disk, and the packet was dropped.
         """
         if self._spool.waiting_bytes > self._spool.queue_limit_bytes:
+            self.refused[side] += 1
             self._spool.dropped[side][SpoolDrop.QUEUE_FULL] += 1
             return False
         header = self._flows.get((side, source)) or self._add_flow(side, source)
@@ -114,6 +117,7 @@ class SpoolFile:
                 os.close(descriptor)
         except OSError as error:
             for side, count in packets.items():
+                self.unwritten[side] += count
                 self._spool.dropped[side][SpoolDrop.WRITE_FAILED] += count
             self._spool.say_fault(error.strerror or str(error))
         else:
@@ -184,8 +188,11 @@ class Spool:
         return file
 
     def reopen(self, connection_id: str, ports: SpoolPorts, anchor_ns: int) -> SpoolFile:
-        """Go on with a spool that is on disk already."""
-        return SpoolFile(self, self.path(connection_id), ports, anchor_ns)
+        """Go on with a spool that may be on disk already."""
+        file = SpoolFile(self, self.path(connection_id), ports, anchor_ns)
+        with suppress(FileNotFoundError):
+            file.written_bytes = file.path.stat().st_size
+        return file
 
     def mark_dirty(self, file: SpoolFile) -> None:
         """Note that a file has something to be written at the next flush."""

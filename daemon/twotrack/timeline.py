@@ -38,6 +38,7 @@ STRAGGLERS_SEEN = 100  # packets that tell the delay before them
 MOST_JITTER_SAMPLES = 150 * MILLISECOND
 FLOOR_SHARE = 0.1  # of a fall: so near its end it has reached its floor
 JITTER_MARGIN_SAMPLES = 5 * MILLISECOND
+FLAT_SAMPLES = 12_000 * MILLISECOND  # 300 ppm of it are 3.6 ms
 DRIFT_WINDOW_SAMPLES = 5_000 * MILLISECOND
 DRIFT_WINDOWS = 6  # half a minute: jitter of a millisecond looks like some 30 ppm there
 MAX_SHOWN_DRIFT_PPM = 1_000
@@ -219,9 +220,12 @@ def place_run(run: Run, side: Side) -> list[int]:
 def envelope(run: Run) -> list[float]:
     """The curve below a run's delays that a sender's clock of constant drift can have caused.
 
-    First the greatest curve no steeper than `MAX_DRIFT`, then its lower convex hull: a straight
+    Over a few seconds jitter looks like drift and drift is nothing yet: the least delay is all. Else
+    first the greatest curve no steeper than `MAX_DRIFT`, then its lower convex hull: a straight
     line, as constant drift is one, lies below the hull wherever it lies below the delays.
     """
+    if run[-1].media_time - run[0].media_time < FLAT_SAMPLES:
+        return [float(min(packet.delay for packet in run))] * len(run)
     curve = [float(packet.delay) for packet in run]
     for i in range(1, len(run)):
         curve[i] = min(curve[i], curve[i - 1] + (run[i].media_time - run[i - 1].media_time) * MAX_DRIFT)

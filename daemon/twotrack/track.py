@@ -22,7 +22,10 @@ from twotrack.timeline import Placed, place
 
 CONCEALED_SAMPLES = SAMPLE_RATE // 10  # a longer loss becomes silence: concealment fades out by then
 EVENT_BYTES = 4
+LAST_EVENT = 16  # digits, letters and flash (RFC 4733 section 3.2)
 G711_FRAME = 160  # 20 ms at 8 kHz
+G711_LOOKAHEAD = PRE_SKIP * NARROWBAND_RATE // SAMPLE_RATE
+GAP_SAMPLES = 480  # 10 ms: what is shorter is a slip
 LEAST_SLIP_SAMPLES = 120  # 2.5 ms: a slip, of drift or rounding, that is not worth a cut
 MORE_SLIP_SAMPLES = 96  # 2 ms: with so much more, a slip can't wait any longer for a quiet place
 MOST_SLIP_SAMPLES = LEAST_SLIP_SAMPLES + MORE_SLIP_SAMPLES
@@ -160,14 +163,22 @@ def lay(received: Sequence[Received], side: Side, payload_types: Mapping[int, Co
 
 
 def _without_events(received: Sequence[Received], payload_types: Mapping[int, Codec]) -> dict[int, Codec]:
-    """Leave out the dynamic types that carry telephone events among audio of another type.
+    """Leave out the types that carry telephone events.
 
-    An event's payload has 4 bytes (RFC 4733 section 2.3), and nobody's speech is always as long.
+    An event's payload has 4 bytes (RFC 4733 section 2.3), and nobody's speech is always as long: a
+    type of such packets alone is events if there is audio of another type, or if they look the part.
     """
     seen = {packet.payload_type for _, packet in received} & set(payload_types)
     spoken = {packet.payload_type for _, packet in received if len(packet.payload) != EVENT_BYTES}
-    events = seen - spoken if seen & spoken else set()
+    events = {number for number in seen - spoken if seen & spoken or _are_events(number, received)}
     return {number: codec for number, codec in payload_types.items() if number not in events}
+
+
+def _are_events(payload_type: int, received: Sequence[Received]) -> bool:
+    """True if packets of 4 bytes are events: a digit, the reserved bit 0, one timestamp for several."""
+    packets = [packet for _, packet in received if packet.payload_type == payload_type]
+    are_digits = all(packet.payload[0] <= LAST_EVENT and not packet.payload[1] & 0x40 for packet in packets)
+    return are_digits and len({packet.timestamp for packet in packets}) < len(packets)
 
 
 def _read_audio(packet: RtpPacket, payload_types: Mapping[int, Codec]) -> _Audio | None:
@@ -321,6 +332,8 @@ class _Filling:
     def _close_gap(self, position: int, piece: _Piece) -> None:
         """Fill from the end to the grid point nearest to `position`."""
         is_first = not self.packets
+        if position - self._end >= GAP_SAMPLES:
+            self._drain_encoder()
         self._flush_pcm()
         gap = self._on_grid(position) - self._cursor
         if gap <= 0:
@@ -348,6 +361,13 @@ class _Filling:
         self._encode(self._pcm)
         self._pcm = array("h")
 
+    def _drain_encoder(self) -> None:
+        """Get what the encoder has looked ahead by out of it, before a gap."""
+        if self._encoder is not None:
+            self._pcm += array("h", bytes(2 * G711_LOOKAHEAD))
+            self._flush_pcm()
+            self._encoder = None
+
     def _encode(self, pcm: opus.Pcm) -> None:
         if pcm:
             self._encoder = self._encoder or opus.Encoder(NARROWBAND_RATE)
@@ -358,6 +378,7 @@ class _Filling:
 
     def finish(self, end: int) -> None:
         """Fill up to `end` with silence."""
+        self._drain_encoder()
         self._flush_pcm()
         rest = end + -end % self._grid_samples - self._cursor
         if rest > 0:

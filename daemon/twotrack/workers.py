@@ -90,7 +90,7 @@ class Workers:
 async def _start() -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "twotrack.finalise"),
+            *(sys.executable, "-P", "-m", "twotrack.finalise"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=ANSWER_LIMIT_BYTES,

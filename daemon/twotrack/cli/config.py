@@ -18,10 +18,14 @@ def config_command() -> None:
 
 @config_command.command("check")
 @config_file
-def check(config: Path | None) -> None:
+@as_json
+def check(config: Path | None, is_json: bool) -> None:
     """Exit with 0 if the daemon would start with these settings, else say what is wrong (exit 78)."""
     settings.load(config)
-    click.echo("The settings are good.")
+    if is_json:
+        print_json({"ok": True})
+    else:
+        click.echo("The settings are good.")
 
 
 @config_command.command("show")

@@ -99,7 +99,7 @@ def _daemon(storage: Path, engine: str) -> Iterator[Path]:
         ready.settimeout(START_TIMEOUT_S)
         with (directory / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "twotrack", "serve"],
+                [sys.executable, "-P", "-m", "twotrack", "serve"],
                 env=_environment(directory, storage, engine),
                 stdout=log,
                 stderr=log,

@@ -34,6 +34,8 @@ def to_sides(command: Callable[..., Any]) -> Callable[..., Any]:
         choice = Choice(input_port, output_port, input_ssrc, output_ssrc)
         if choice.has_ports and choice.has_ssrcs:
             raise click.UsageError("give ports or SSRCs, not both")
+        if choice.is_one_side_twice:
+            raise click.UsageError("input and output are the same: give each side its own port or SSRC")
         return command(*args, choice=choice, **others)
 
     for side, who in (("output", "AI"), ("input", "caller")):

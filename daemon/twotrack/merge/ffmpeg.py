@@ -15,6 +15,7 @@ from time import monotonic
 from typing import IO
 
 from twotrack.errors import MergeError
+from twotrack.processes import end_with_parent
 
 FILTER_GRAPH = (
     "[0:a]aresample=48000,pan=mono|c0=c0[left]; "
@@ -60,6 +61,7 @@ def merge(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,  # so that whatever it started ends with it
+            preexec_fn=end_with_parent,
         )
     except FileNotFoundError:
         raise MergeError("FFmpeg was not found: install it with: apt-get install ffmpeg") from None

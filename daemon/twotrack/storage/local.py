@@ -21,7 +21,7 @@ class LocalStorage:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory.absolute()
+        self._directory = directory.expanduser().absolute()
         with _explained(f"the storage directory {directory} can't be made"):
             self._directory.mkdir(parents=True, exist_ok=True)
         if not os.access(self._directory, os.W_OK | os.X_OK):
