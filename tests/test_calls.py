@@ -5,9 +5,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from twotrack.calls import REMEMBERED_CALLS, Register, State, check_connection_id
+from twotrack.calls import REMEMBERED_CALLS, Register, State
 from twotrack.errors import RequestError
+from twotrack.messages import check_connection_id
 from twotrack.side import Side
+
+NOW = 100.0
 
 WALL = 1_767_268_800.0
 NOTHING_MAPPED = {Side.INPUT: {}, Side.OUTPUT: {}}
@@ -22,8 +25,8 @@ def _ended(register, connection_id, state=State.STORED):
     """Take a call through all of its life."""
     call, _, _ = _open(register, connection_id)
     register.close(connection_id, None)
-    register.finalise(call)
-    register.end(call, state)
+    register.finalise(call, NOW)
+    register.end(call, state, NOW)
     return call
 
 
@@ -118,14 +121,13 @@ def test_an_ssrc_in_use_adds_nothing_to_an_open_call(register):
 
 
 def test_one_call_too_many_is_refused(register):
-    """Beyond the limit a new call is refused; an open one still takes SSRCs, and an ended one makes room."""
+    """Beyond the limit a new call is refused; an open one still takes SSRCs, and a closed one makes room."""
     calls = [_open(register, name)[0] for name in "abc"]
     _refused("too_many_connections", _open, register, "d")
     assert _open(register, "a", 7)[1] == [(Side.INPUT, 7)]
     register.close("b", None)
-    _refused("too_many_connections", _open, register, "d")
-    register.end(calls[1], State.STORED)
     assert _open(register, "d")[2]
+    assert calls[1].state is State.CLOSING
 
 
 def test_close_takes_each_side_once(register):
@@ -159,7 +161,7 @@ def test_a_closing_call_takes_no_open(register, is_finalising):
     call, _, _ = _open(register, "a", 1)
     register.close("a", None)
     if is_finalising:
-        register.finalise(call)
+        register.finalise(call, NOW)
     assert "open it again" in _refused("already_closed", _open, register, "a", 2)
 
 
@@ -183,7 +185,7 @@ def test_ssrcs_stay_mapped_through_the_grace(register):
     call, _, _ = _open(register, "a", 1, 2)
     register.close("a", None)
     assert register.routes[Side.INPUT] == {1: call}
-    register.finalise(call)
+    register.finalise(call, NOW)
     assert (call.state, register.routes) == (State.FINALISING, NOTHING_MAPPED)
 
 
@@ -191,9 +193,9 @@ def test_freed_ssrcs_are_not_taken_twice(register):
     """A finalised call that ends later leaves alone the call that took its SSRC over."""
     old, _, _ = _open(register, "a", 1)
     register.close("a", None)
-    register.finalise(old)
+    register.finalise(old, NOW)
     new, _, _ = _open(register, "b", 1)
-    register.end(old, State.STORED)
+    register.end(old, State.STORED, NOW)
     assert register.routes[Side.INPUT] == {1: new}
 
 
@@ -201,9 +203,9 @@ def test_a_failed_call_is_kept_for_a_retry(register):
     """A failed call is listed as such, does not count as open, and can be finalised again."""
     call = _ended(register, "a", State.FAILED)
     assert (register.failed(), register.live()) == ([call], [])
-    register.finalise(call)
+    register.finalise(call, NOW)
     assert (register.failed(), register.live(), call.state) == ([], [call], State.FINALISING)
-    register.end(call, State.STORED)
+    register.end(call, State.STORED, NOW)
     assert (register.failed(), register.live(), register.get("a")) == ([], [], call)
 
 
@@ -295,16 +297,16 @@ class RegisterMachine(RuleBasedStateMachine):
         call = self.register.find_unfinished(connection_id)
         if call is None or call.state not in {State.CLOSING, State.FAILED}:
             return
-        self.register.finalise(call)
+        self.register.finalise(call, NOW)
         assert call.state is State.FINALISING
-        self.register.end(call, state)
+        self.register.end(call, state, NOW)
         assert self.register.get(connection_id) is call
 
     @rule(connection_id=ids)
     def discard(self, connection_id):
         call = self.register.find_unfinished(connection_id)
         if call is not None:
-            self.register.end(call, State.DISCARDED)
+            self.register.end(call, State.DISCARDED, NOW)
 
     @rule(silence=st.integers(0, 5))
     def abandon(self, silence):

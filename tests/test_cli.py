@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,14 +44,19 @@ def assert_one_sentence(outcome: subprocess.CompletedProcess[str], exit_code: in
 def capture(tmp_path: Path) -> Path:
     """A spool of a second of both sides."""
     path = tmp_path / "call.pcap"
+    path.write_bytes(written_spool())
+    return path
+
+
+def written_spool(start_s: int = 1_700_000_000, ssrcs: tuple[int, int] = (INPUT_SSRC, OUTPUT_SSRC)) -> bytes:
+    """Bytes of a spool whose output begins 1 ms after its input."""
     frames = []
-    for ssrc, port, packets in ((INPUT_SSRC, 5004, opus_speech(50)), (OUTPUT_SSRC, 5006, opus_tone(600, 50))):
+    for ssrc, port, packets in zip(ssrcs, (5004, 5006), (opus_speech(50), opus_tone(600, 50)), strict=True):
         header = pcap.frame_header(("192.0.2.1", 4000), ("192.0.2.2", port))
         for number, datagram in enumerate(rtp_stream(packets, ssrc=ssrc)):
-            arrival_ns = 1_700_000_000_000_000_000 + number * 20_000_000 + (port == 5006) * 1_000_000
+            arrival_ns = start_s * 1_000_000_000 + number * 20_000_000 + (port == 5006) * 1_000_000
             frames.append((arrival_ns, pcap.record(arrival_ns, header(len(datagram)), datagram)))
-    path.write_bytes(pcap.spool_header(SpoolPorts(5004, 5006)) + b"".join(frame for _, frame in sorted(frames)))
-    return path
+    return pcap.spool_header(SpoolPorts(5004, 5006)) + b"".join(frame for _, frame in sorted(frames))
 
 
 def test_version_is_one_line() -> None:
@@ -80,6 +87,27 @@ def test_daemons_no_is_exit_code_1(daemon: Daemon) -> None:
 def test_no_daemon_is_exit_code_69(tmp_path: Path, command: list[str]) -> None:
     """Without a daemon a command says how to start one, with exit code 69."""
     assert_one_sentence(run(*command, AUDIO_CONTROL_SOCKET=str(tmp_path / "none.sock")), 69)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"{}\n", b"[]\n", b'{"ok": false}\n', b""])
+def test_socket_of_another_program_is_exit_code_69(tmp_path: Path, answer: bytes) -> None:
+    """What answers on the socket and is no daemon is named as such."""
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        outcome = run("status", "--control-socket", path)
+        server.join()
+    assert_one_sentence(outcome, 69)
 
 
 def test_usage_is_exit_code_2() -> None:
@@ -168,6 +196,11 @@ def test_render_refuses_what_it_cannot_do(capture: Path, tmp_path: Path) -> None
     assert_one_sentence(run("render", tmp_path / "none.pcap", "-o", tmp_path / "out.opus"), 1)
     assert_one_sentence(run("render", capture, "-o", tmp_path / "out.opus", "--input-port", 9), 1)
     assert_one_sentence(run("render", capture, "-o", tmp_path / "no" / "out.opus"), 1)
+    twice = run("render", capture, "-o", tmp_path / "out.opus", "--input-port", 5004, "--output-port", 5004)
+    assert twice.returncode == 2
+    years = tmp_path / "years.pcap"
+    years.write_bytes(written_spool(start_s=1_900_000_000, ssrcs=(3, 4)))
+    assert_one_sentence(run("render", capture, years, "-o", tmp_path / "out.opus"), 1)
     mixed = run("render", capture, "-o", tmp_path / "out.opus", "--input-port", 5004, "--output-ssrc", 1)
     assert mixed.returncode == 2
 

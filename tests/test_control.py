@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_close_without_wait_answers_at_once(daemon: Daemon) -> None:
 def test_bad_connection_ids_are_refused(daemon: Daemon, connection_id: str) -> None:
     """An id that no file may be named after is refused, and nothing is written."""
     before = sorted(daemon.state_path.parent.rglob("*"))
-    assert refusal(daemon, "open", connection_id=connection_id) == "invalid_connection_id"
+    for op in ("open", "close", "show", "discard", "retry"):
+        assert refusal(daemon, op, connection_id=connection_id) == "invalid_connection_id"
     assert sorted(daemon.state_path.parent.rglob("*")) == before
 
 
@@ -339,13 +341,77 @@ def test_half_closed_client_gets_its_replies(daemon: Daemon) -> None:
         assert line.is_hung_up()
 
 
-@pytest.mark.parametrize("raw", [b"", b"nonsense", b"\xff\xfe\x00", b"[1]", b"5", b'{"op": NaN}', b"[" * 50_000, b"{}"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"nonsense",
+        b"\xff\xfe\x00",
+        b"[1]",
+        b"5",
+        b'{"op": NaN}',
+        b'{"op": "status", "tag": 1e999}',
+        b"[" * 50_000,
+        b"{}",
+    ],
+)
 def test_malformed_lines_are_refused_and_the_connection_goes_on(daemon: Daemon, raw: bytes) -> None:
     """A line that is no request is a bad request, and the next one is answered."""
     with connected(daemon) as line:
         line.send(raw, {"op": "status"})
         assert line.read()["error"]["code"] == "bad_request"
         assert line.read()["ok"] is True
+
+
+def test_events_come_behind_the_replies_before_them(daemon: Daemon) -> None:
+    """In one connection replies and events stand in the order of what they answer."""
+    with connected(daemon) as line:
+        line.send(
+            {"op": "open", "connection_id": "call"},
+            {"op": "watch"},
+            {"op": "close", "connection_id": "call"},
+        )
+        opened, watching = line.read(), line.read()
+        rest = [line.read() for _ in range(4)]
+    assert opened["connection_id"] == "call"
+    assert watching == {"ok": True}
+    assert [answer["state"] for answer in rest if "ok" not in answer] == ["closing", "finalising", "stored"]
+
+
+def test_client_that_does_not_read_is_not_answered_on(daemon: Daemon) -> None:
+    """A flood of requests from a client that reads nothing neither fills the memory nor keeps others waiting."""
+    for number in range(300):
+        daemon.request("open", connection_id=f"call-{number}")
+    with socket.socket(socket.AF_UNIX) as rude:
+        rude.setblocking(False)
+        rude.connect(str(daemon.control_socket))
+        flood = b'{"op": "list"}\n' * 5_000
+        sent = rude.send(flood)
+        assert sent > 10_000
+        started = time.monotonic()
+        daemon.request("status")
+        assert time.monotonic() - started < 5
+        assert resident_bytes(daemon.process.pid) < 200 * 1024 * 1024
+
+
+def test_requests_behind_a_wait_are_bounded(start_daemon: StartDaemon, tmp_path: Path, monkeypatch) -> None:
+    """Requests behind an untagged `close` that waits pile up only so far."""
+    monkeypatch.setenv("PATH", f"{fake_ffmpeg(tmp_path)}:/usr/bin:/bin")
+    daemon = start_daemon(ffmpeg_timeout="5s")
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(daemon.control_socket))
+        client.settimeout(2)
+        client.sendall(b'{"op": "close", "connection_id": "call", "wait": true}\n')
+        with pytest.raises(TimeoutError):
+            client.sendall(b'{"op": "status"}\n' * 100_000)
+        assert resident_bytes(daemon.process.pid) < 200 * 1024 * 1024
+
+
+def resident_bytes(pid: int) -> int:
+    """A process's memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n"])

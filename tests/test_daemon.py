@@ -307,6 +307,112 @@ def test_open_call_without_a_packet_survives_a_kill(daemon: Daemon) -> None:
     assert daemon.request("close", connection_id="call", wait=True)["recording"]["input"]["received"] == 10
 
 
+def slow_ffmpeg(directory: Path, seconds: float) -> str:
+    """A PATH whose `ffmpeg` notes its start and waits before it does its work."""
+    script = directory / "bin" / "ffmpeg"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\ntouch {directory}/merging\nsleep {seconds}\nexec /usr/bin/ffmpeg "$@"\n')
+    script.chmod(0o755)
+    return f"{script.parent}:/usr/bin:/bin"
+
+
+def await_file(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not come"
+
+
+def test_kill_during_the_merge_costs_nothing(start_daemon: StartDaemon, tmp_path: Path, monkeypatch) -> None:
+    """A daemon killed while FFmpeg works leaves no process behind, and the next one stores the call."""
+    monkeypatch.setenv("PATH", slow_ffmpeg(tmp_path, 2))
+    daemon = start_daemon()
+    daemon.request("open", connection_id="call", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 30)))
+    daemon.request("close", connection_id="call")
+    await_file(tmp_path / "merging")
+    daemon.kill()
+    daemon.start()
+    assert wait_until_stored(daemon, "call")["input"]["received"] == 30
+    assert {path.name for path in daemon.recordings.iterdir()} == {
+        "conversation_call_merged.opus",
+        "conversation_call.json",
+    }
+    assert_spool_is_empty(daemon)
+
+
+def test_stopping_daemon_goes_on_recording(start_daemon: StartDaemon, tmp_path: Path, monkeypatch) -> None:
+    """After SIGTERM open calls are flushed at once and recorded until the running finalisation is done."""
+    monkeypatch.setenv("PATH", slow_ffmpeg(tmp_path, 2))
+    daemon = start_daemon(flush_interval="1h")
+    for connection_id, ssrc in (("done", 1), ("live", 2)):
+        daemon.request("open", connection_id=connection_id, input_ssrc=ssrc)
+    live = rtp_stream(opus_tone(440, 30), ssrc=2)
+    daemon.send("input", *rtp_stream(opus_tone(440, 30), ssrc=1))
+    daemon.request("close", connection_id="done")
+    await_file(tmp_path / "merging")
+    daemon.send("input", *live[:20])
+    while daemon.request("show", connection_id="live")["input"]["received"] < 20:
+        pass
+    assert (daemon.spool / "live.pcap").stat().st_size < sum(map(len, live[:20]))
+    daemon.process.terminate()
+    while (daemon.spool / "live.pcap").stat().st_size < sum(map(len, live[:20])):
+        pass
+    with pytest.raises(RequestError) as refusal:
+        daemon.request("open", connection_id="late")
+    assert refusal.value.code == "draining"
+    daemon.send("input", *live[20:])
+    assert daemon.process.wait(30) == 0
+    assert merged(daemon, "done").exists()
+    daemon.start()
+    assert daemon.request("show", connection_id="live")["input"]["received"] == 30
+
+
+def test_restart_gives_an_ssrc_to_the_open_call(start_daemon: StartDaemon) -> None:
+    """After a restart an SSRC belongs to the call that is open, not to one that was closed before it."""
+    daemon = start_daemon(flush_interval="50ms")
+    daemon.request("open", connection_id="old", input_ssrc=INPUT_SSRC)
+    (daemon.spool / "old.pcap").unlink()
+    (daemon.spool / "old.pcap").mkdir()  # it can't be finalised
+    with pytest.raises(RequestError):
+        daemon.request("close", connection_id="old", wait=True)
+    daemon.request("open", connection_id="new", input_ssrc=INPUT_SSRC)
+    daemon.kill()
+    daemon.start()
+    daemon.send("input", *rtp_stream(opus_tone(440, 10)))
+    assert daemon.request("close", connection_id="new", wait=True)["recording"]["input"]["received"] == 10
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"state": "open", "ssrcs": null}', '{"state": "open"}', "\0"])
+def test_damaged_state_stops_nothing(start_daemon: StartDaemon, damage: str) -> None:
+    """A call whose state is damaged is stored as abandoned, and other calls go on."""
+    daemon = start_daemon(flush_interval="50ms")
+    for connection_id, ssrc in (("hurt", 1), ("whole", 2)):
+        daemon.request("open", connection_id=connection_id, input_ssrc=ssrc)
+    datagrams = rtp_stream(opus_tone(440, 10), ssrc=1)
+    daemon.send("input", *datagrams)
+    await_spooled(daemon, datagrams)
+    daemon.kill()
+    (daemon.spool / "hurt.json").write_text(damage)
+    daemon.start()
+    assert wait_until_stored(daemon, "hurt")["abandoned"] is True
+    assert daemon.request("show", connection_id="whole")["state"] == "open"
+
+
+def test_stragglers_join_no_other_call(daemon: Daemon) -> None:
+    """What a sender still sends after its call was closed is no part of the next call with its SSRC."""
+    datagrams = rtp_stream(opus_tone(440, 60))
+    daemon.request("open", connection_id="one", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *datagrams[:20])
+    daemon.request("close", connection_id="one", wait=True)
+    daemon.send("input", *datagrams[20:40])
+    while daemon.request("status")["dropped"]["input"].get("closed", 0) < 20:
+        pass
+    daemon.request("open", connection_id="two", input_ssrc=INPUT_SSRC)
+    daemon.send("input", *rtp_stream(opus_tone(440, 10), sequence_number=40_000, timestamp=77))
+    assert daemon.request("close", connection_id="two", wait=True)["recording"]["input"]["received"] == 10
+
+
 def test_finalisation_is_taken_up_after_a_kill(start_daemon: StartDaemon) -> None:
     """A call that was being finalised when the daemon was killed is stored by the next one."""
     daemon = start_daemon(flush_interval="50ms")

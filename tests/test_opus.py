@@ -114,8 +114,19 @@ def test_silence_lasts_exactly(samples):
 
 
 def test_silence_is_silent():
-    """Silence decodes to digital zero, in every frame duration."""
-    assert not any(decode([packet for packet, _ in opus.silence(960 + 480 + 240 + 120)]))
+    """Silence decodes to zero but for the last of 16 bits, in every frame duration."""
+    assert max(map(abs, decode([packet for packet, _ in opus.silence(960 * 20 + 480 + 240 + 120)]))) <= 1
+
+
+@pytest.mark.parametrize("application", ["voip", "audio"])
+def test_audio_after_silence_is_heard_at_once(application):
+    """The first sound after encoded silence is as loud as it is to a decoder that begins with it."""
+    sound = encode(tone(440, 960 * 10), application=application)
+    silence = [packet for packet, _ in opus.silence(960 * 25)]
+    after = decode([*silence, *sound])[960 * 25 :]
+    alone = decode(sound)
+    for start in range(0, 4800, 480):
+        assert rms(after[start : start + 480]) == pytest.approx(rms(alone[start : start + 480]), rel=0.05, abs=5)
 
 
 @pytest.mark.parametrize("samples", [1, 119, 121])

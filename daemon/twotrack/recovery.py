@@ -38,7 +38,7 @@ def restored(
     saved_state = _Saved.read(state)
     return Call(
         connection_id=connection_id,
-        started_at=saved_state.started_at or now + anchor_ns / 1e9,
+        started_at=now + anchor_ns / 1e9 if saved_state.started_at is None else saved_state.started_at,
         opened_at=now,
         metadata=saved_state.metadata,
         state=State.OPEN if saved_state.is_open else State.CLOSING,
