@@ -70,6 +70,7 @@ def test_call_by_hand(daemon: Daemon) -> None:
     assert "state           open" in opened.stdout
     daemon.send("input", *rtp_stream(opus_tone(440, 10)))
     assert at(daemon, "list").stdout.splitlines()[1].startswith("call\topen\t2\t")
+    assert json.loads(at(daemon, "list", "--json").stdout) == daemon.request("list")
     assert "references  1" in at(daemon, "close", "call", "--side", "input").stdout
     closed = json.loads(at(daemon, "close", "call", "--wait", "--json").stdout)
     assert closed["recording"]["metadata"] == {"a": "b"}

@@ -1,7 +1,7 @@
 """The control socket: lines in, lines out, over a UNIX stream socket.
 
 Requests are carried out as they come. Replies keep the order of the requests, so that a client
-without tags knows which is which; only a reply with a tag that has to wait is overtaken.
+without tags knows which is which; only a `close` with `wait` and a tag is overtaken.
 """
 
 import asyncio
@@ -189,15 +189,18 @@ class ControlConnection(asyncio.Protocol):
 
     def _answer(self, line: bytes) -> None:
         tag: Reply = {}
+        may_be_overtaken = False
         try:
             members = messages.parse_line(line)
             tag = {"tag": members["tag"]} if "tag" in members else {}
-            result = self._carry_out(messages.parse_request(members))
+            request = messages.parse_request(members)
+            may_be_overtaken = bool(tag) and isinstance(request, messages.Close) and request.wait
+            result = self._carry_out(request)
         except RequestError as error:
             result = messages.failure(error)
         except Exception as error:
             result = self._internal(error)
-        self._reply(result, tag)
+        self._reply(result, tag, may_be_overtaken=may_be_overtaken)
 
     def _carry_out(self, request: messages.Request) -> Reply | Awaitable[Reply]:
         if not isinstance(request, messages.Watch):
@@ -212,19 +215,28 @@ class ControlConnection(asyncio.Protocol):
         log.error(f"A request failed unexpectedly: {message}")
         return messages.failure(RequestError(ErrorCode.INTERNAL, message))
 
-    def _reply(self, result: Reply | Awaitable[Reply], tag: Reply) -> None:
-        """Send a reply in its turn; a wait with a tag has none, it is told by its tag."""
+    def _reply(self, result: Reply | Awaitable[Reply], tag: Reply, *, may_be_overtaken: bool) -> None:
+        """Send a reply in its turn, or when it is there if it may be overtaken."""
         if isinstance(result, dict):
             if self._order is None:
                 self._send(result | tag)
             else:
                 self._order = self._spawn(self._send_after(self._order, result | tag))
             return
-        outcome = self._spawn(_outcome(result, tag))
-        if tag:
+        outcome = self._spawn(self._outcome(result, tag))
+        if may_be_overtaken:
             outcome.add_done_callback(self._send_outcome)
         else:
             self._order = self._spawn(self._send_after(self._order, outcome))
+
+    async def _outcome(self, result: Awaitable[Reply], tag: Reply) -> Reply:
+        """The reply to a request that waits."""
+        try:
+            return messages.success(await result) | tag
+        except RequestError as error:
+            return messages.failure(error) | tag
+        except Exception as error:
+            return self._internal(error) | tag
 
     async def _send_after(
         self, before: "asyncio.Task[Any] | None", reply: "Reply | bytes | asyncio.Task[Reply]"
@@ -263,14 +275,6 @@ class ControlConnection(asyncio.Protocol):
     def _send(self, reply: Reply | bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(reply if isinstance(reply, bytes) else messages.line(reply))
-
-
-async def _outcome(result: Awaitable[Reply], tag: Reply) -> Reply:
-    """The reply to a request that waits."""
-    try:
-        return messages.success(await result) | tag
-    except RequestError as error:
-        return messages.failure(error) | tag
 
 
 def bind(path: Path) -> socket.socket:

@@ -86,12 +86,12 @@ def status_command(config: Path | None, control_socket: str | None, is_json: boo
 def list_command(state: str | None, config: Path | None, control_socket: str | None, is_json: bool) -> None:
     """List the calls that the daemon knows."""
     with connect(config, control_socket) as client:
-        connections = client.request("list", state=state)["connections"]
+        reply = client.request("list", state=state)
     if is_json:
-        print_json(connections)
+        print_json(reply)
         return
     columns = ("connection_id", "state", "references", "started_at", "input", "output")
-    print_table(columns, [[*(row[name] for name in columns[:4]), *_received(row)] for row in connections])
+    print_table(columns, [[*(row[name] for name in columns[:4]), *_received(row)] for row in reply["connections"]])
 
 
 def _received(row: dict[str, Any]) -> list[int]:
