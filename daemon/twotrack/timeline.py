@@ -33,9 +33,8 @@ MAX_DRIFT = 300e-6  # how much a sender's clock may be fast or slow
 LOOKAHEAD_SAMPLES = 12_000 * MILLISECOND  # a delay that has not come back by then has stayed
 PAUSE_SAMPLES = ((2_000, 8), (500, 20), (0, 80))  # seen for so many ms, a rise of so many ms is a pause
 BURST_SAMPLES = 80 * MILLISECOND  # an output whose delay falls by more is a burst, whatever its jitter
-STRAGGLER_SAMPLES = 200 * MILLISECOND
-STRAGGLERS_SEEN = 100  # packets that tell the delay before them
-MOST_JITTER_SAMPLES = 150 * MILLISECOND
+STRAGGLERS = ((200, 150), (600, 40), (1_000, 20))  # a run up to so many ms long and late is the one before's jitter
+RECENT_PACKETS = 50  # that tell the delay before a packet
 FLOOR_SHARE = 0.1  # of a fall: so near its end it has reached its floor
 JITTER_MARGIN_SAMPLES = 5 * MILLISECOND
 FLAT_SAMPLES = 12_000 * MILLISECOND  # 300 ppm of it are 3.6 ms
@@ -123,9 +122,12 @@ def split_runs(stretch: list[Packet], side: Side) -> list[Run]:
 
 def _is_straggler(run: Run, before: Run) -> bool:
     """True if a short run is the late end of the one before it."""
-    lateness = min(packet.delay for packet in run) - min(packet.delay for packet in before[-STRAGGLERS_SEEN:])
-    is_short = run[-1].media_time - run[0].media_time < STRAGGLER_SAMPLES
-    return is_short and 0 < lateness < MOST_JITTER_SAMPLES and not _skipped(before[-1], run[0])
+    lateness = min(packet.delay for packet in run) - _recent_floor(before, len(before) - 1)
+    length = run[-1].media_time - run[0].media_time
+    could_be_jitter = any(
+        length < longest * MILLISECOND and 0 < lateness < latest * MILLISECOND for longest, latest in STRAGGLERS
+    )
+    return could_be_jitter and not _skipped(before, len(before) - 1, run[0])
 
 
 def _split_at_changes(stretch: list[Packet], side: Side) -> Iterator[Run]:
@@ -168,19 +170,33 @@ def _futures(stretch: list[Packet]) -> list[_Future]:
             window.popleft()
         seen = max(0, min(end - packet.media_time, LOOKAHEAD_SAMPLES))
         futures.append(_Future(window[0].delay, seen))
-        if i and _skipped(stretch[i - 1], packet):
+        if i and _skipped(stretch, i - 1, packet):
             window.clear()
             end = stretch[i - 1].media_time + stretch[i - 1].duration
     futures.reverse()
     return futures
 
 
-def _skipped(before: Packet, after: Packet) -> bool:
-    """True if the timestamp jumps ahead of both the packets between and the time that passed."""
+def _skipped(packets: list[Packet], last: int, after: Packet) -> bool:
+    """True if the timestamp jumps ahead of both the packets in between and the time that passed.
+
+    Args:
+        packets: What came before.
+        last: Where in them the packet right before it is.
+        after: The first one after the jump, if it is one.
+    """
+    before = packets[last]
     steps = after.sequence - before.sequence
     advance = after.media_time - before.media_time
     least_skip = PAUSE_SAMPLES[0][1] * MILLISECOND
-    return advance - steps * before.duration > least_skip and before.delay - after.delay > least_skip
+    if advance - steps * before.duration <= least_skip:
+        return False
+    return _recent_floor(packets, last) - after.delay > least_skip
+
+
+def _recent_floor(packets: list[Packet], last: int) -> int:
+    """The least delay of the packets up to `last`."""
+    return min(packet.delay for packet in packets[max(0, last - RECENT_PACKETS) : last + 1])
 
 
 def _is_pause(packet: Packet, future: _Future, baseline: float, side: Side, *, is_burst: bool) -> bool:
@@ -198,7 +214,7 @@ def _is_pause(packet: Packet, future: _Future, baseline: float, side: Side, *, i
 
 def _is_jump(stretch: list[Packet], i: int, future: _Future, floor: float) -> bool:
     """True if the timestamp jumped at packet `i`, and the delay is lower from there on."""
-    return _skipped(stretch[i - 1], stretch[i]) and future.delay < floor - _threshold(future.window)
+    return _skipped(stretch, i - 1, stretch[i]) and future.delay < floor - _threshold(future.window)
 
 
 def _threshold(window: int) -> int:
@@ -259,14 +275,16 @@ def _output_offsets(run: Run, floor: list[float]) -> list[float]:
     """An output's envelope, lifted to its first packet's arrival if it begins with a burst.
 
     A first packet that is later than the envelope was held up, or it leads a burst. Jitter goes on:
-    among the packets that follow once the floor is reached, some are as late. A burst ends there.
+    among the packets that follow once the floor is reached, some are as late. A burst ends there,
+    and nothing in it overtakes its first packet.
     """
     fall = run[0].delay - floor[0]
     reached = next(
         i for i, packet in enumerate(run) if packet.delay - floor[i] <= FLOOR_SHARE * fall or i == len(run) - 1
     )
     jitter = max(packet.delay - low for packet, low in zip(run[reached:], floor[reached:], strict=True))
-    if fall <= jitter + JITTER_MARGIN_SAMPLES:
+    is_overtaken = any(packet.arrival < run[0].arrival for packet in run[1:])
+    if is_overtaken or fall <= jitter + JITTER_MARGIN_SAMPLES:
         return floor
     lead = float(run[0].delay)
     if run[-1].media_time - run[reached].media_time < DRIFT_WINDOW_SAMPLES:  # drift is nothing yet
