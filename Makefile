@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test check bench voices clean system-packages test-packages
+.PHONY: help install demo run test check bench bench-sync voices clean system-packages test-packages
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Install system packages, and twotrack into .venv
 
@@ -46,8 +46,10 @@ check: install ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: ## Run the benchmarks
-	@echo "There are no benchmarks yet."
+bench: bench-sync ## Run the benchmarks
+
+bench-sync: install ## Measure how far sounds lie from where they were spoken, on synthetic calls
+	@$(BIN)/python benchmarks/sync.py
 
 voices: system-packages ## Make the demo's two voices anew
 	@sh daemon/twotrack/voices/make.sh

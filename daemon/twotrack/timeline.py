@@ -36,6 +36,7 @@ BURST_SAMPLES = 80 * MILLISECOND  # an output whose delay falls by more is a bur
 STRAGGLERS = ((200, 150), (600, 40), (1_000, 20))  # a run up to so many ms long and late is the one before's jitter
 RECENT_PACKETS = 50  # that tell the delay before a packet
 FLOOR_SHARE = 0.1  # of a fall: so near its end it has reached its floor
+JITTER_MARGIN = 1.25  # the first packet may well be the latest of all
 JITTER_MARGIN_SAMPLES = 5 * MILLISECOND
 FLAT_SAMPLES = 12_000 * MILLISECOND  # 300 ppm of it are 3.6 ms
 DRIFT_WINDOW_SAMPLES = 5_000 * MILLISECOND
@@ -113,7 +114,7 @@ def split_runs(stretch: list[Packet], side: Side) -> list[Run]:
     """
     runs: list[Run] = []
     for run in _split_at_changes(stretch, side):
-        if runs and run[-1] is not stretch[-1] and _is_straggler(run, runs[-1]):
+        if runs and _is_straggler(run, runs[-1]):
             runs[-1] += run
         else:
             runs.append(run)
@@ -284,7 +285,7 @@ def _output_offsets(run: Run, floor: list[float]) -> list[float]:
     )
     jitter = max(packet.delay - low for packet, low in zip(run[reached:], floor[reached:], strict=True))
     is_overtaken = any(packet.arrival < run[0].arrival for packet in run[1:])
-    if is_overtaken or fall <= jitter + JITTER_MARGIN_SAMPLES:
+    if is_overtaken or fall <= JITTER_MARGIN * jitter + JITTER_MARGIN_SAMPLES:
         return floor
     lead = float(run[0].delay)
     if run[-1].media_time - run[reached].media_time < DRIFT_WINDOW_SAMPLES:  # drift is nothing yet
