@@ -9,7 +9,6 @@ from enum import StrEnum
 from twotrack.opus import SAMPLE_RATE
 
 DYNAMIC_PAYLOAD_TYPES = range(96, 128)
-COMFORT_NOISE_PAYLOAD_TYPE = 13
 NARROWBAND_RATE = 8_000
 
 

@@ -4,60 +4,31 @@ import asyncio
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from enum import StrEnum
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from twotrack import logs, messages, oggopus, overview, recovery, rtp, settings, spool
+from twotrack import logs, messages, overview, recovery, rtp, settings, spool
 from twotrack.calls import Call, Register, State
-from twotrack.codecs import DEFAULT_PAYLOAD_TYPES, Codec
+from twotrack.chunks import AudioChunk, AudioFormat, AudioType, ogg_opus_file
+from twotrack.codecs import DEFAULT_PAYLOAD_TYPES
 from twotrack.early import EarlyPacket, EarlyPackets
-from twotrack.errors import MediaError, RequestError, SpoolError
+from twotrack.errors import RequestError, SpoolError
 from twotrack.jobs import GRACE_S, Finalisations
 from twotrack.messages import ErrorCode
 from twotrack.pcap import SpoolPorts
-from twotrack.report import SOFTWARE
 from twotrack.settings import Settings
 from twotrack.side import Side
 from twotrack.spool import Spool, SpoolFile
 from twotrack.storage import StorageType, open_storage
-from twotrack.track import Received, fill, lay
 
 FLUSH_SHARE = 0.8  # of AUDIO_FLUSH_INTERVAL: the rest is for the write itself
 EXPIRY_INTERVAL_S = 1.0
 LOCAL_SOURCE = ("127.0.0.1", 9)  # whom a spool names as the sender of packets given by the library
 log = logs.get_logger()
 Watcher = Callable[[bytes], None]  # takes an event as a line
-
-
-class AudioType(StrEnum):
-    """Whose audio a packet is; the seed's names."""
-
-    WHATSAPP_INPUT = "whatsapp_input"
-    AI_OUTPUT = "ai_output"
-
-    @property
-    def side(self) -> Side:
-        """The side of the call, and so the channel."""
-        return Side.INPUT if self is AudioType.WHATSAPP_INPUT else Side.OUTPUT
-
-
-class AudioFormat(StrEnum):
-    """What a packet given by the library carries."""
-
-    OPUS = "opus"
-    PCMU = "pcmu"
-    PCMA = "pcma"
-
-
-class AudioChunk(NamedTuple):
-    """One RTP packet for `create_ogg_opus_file`; `timestamp` is its arrival in seconds."""
-
-    rtp_packet: bytes
-    timestamp: float
 
 
 class AudioCacheService:
@@ -455,29 +426,7 @@ class AudioCacheService:
         Raises:
             MediaError: There is no audio in them.
         """
-        payload_types = self.settings.payload_types or DEFAULT_PAYLOAD_TYPES
-        laid = lay(list(_received(chunks, payload_types)), Side.INPUT, payload_types)
-        if laid.start is None or laid.end is None:
-            raise MediaError("the chunks hold no audio: give RTP packets of an audio payload type")
-        total = laid.end - laid.start
-        track = fill(laid, laid.start, total)
-        tags = oggopus.tags_bytes(SOFTWARE, [])
-        return b"".join(oggopus.mono_file(track.packets, total, serial=1, tags=tags))
-
-
-def _received(chunks: Iterable[AudioChunk | bytes], payload_types: Mapping[int, Codec]) -> Iterator[Received]:
-    """Packets and their arrivals; a packet given alone arrives when its timestamp says."""
-    timestamp = 0
-    for chunk in chunks:
-        packet = rtp.parse(chunk if isinstance(chunk, bytes) else chunk.rtp_packet)
-        if isinstance(packet, rtp.Malformed):
-            continue
-        if isinstance(chunk, AudioChunk):
-            yield Received(round(chunk.timestamp * 1e9), packet)
-            continue
-        codec = payload_types.get(packet.payload_type, Codec.OPUS)
-        timestamp = rtp.extend(packet.timestamp, timestamp or packet.timestamp, rtp.TIMESTAMP_BITS)
-        yield Received(timestamp * 1_000_000_000 // codec.clock_rate, packet)
+        return ogg_opus_file(chunks, self.settings.payload_types or DEFAULT_PAYLOAD_TYPES)
 
 
 def _anchor_ns() -> int:
