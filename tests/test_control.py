@@ -426,6 +426,49 @@ def test_over_long_line_is_refused_and_closed(daemon: Daemon, ending: bytes) -> 
     assert daemon.request("status")["version"]
 
 
+def test_over_long_line_takes_no_reply_away(daemon: Daemon) -> None:
+    """What was asked before an over-long line is answered before the refusal."""
+    with connected(daemon) as line:
+        line.send({"op": "open", "connection_id": "call", "tag": 1}, b"x" * 70_000)
+        assert line.read()["tag"] == 1
+        assert line.read()["error"]["code"] == "bad_request"
+        assert line.is_hung_up()
+
+
+def test_last_line_needs_no_end(daemon: Daemon) -> None:
+    """A last request without an end of line is answered too, and so is a tagged wait before it."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(daemon.control_socket))
+        client.sendall(
+            b'{"op":"open","connection_id":"call"}\n{"op":"close","connection_id":"call","wait":true,"tag":2}\n'
+        )
+        client.sendall(b'{"op":"status"}')
+        client.shutdown(socket.SHUT_WR)
+        replies = [json.loads(reply) for reply in b"".join(iter(lambda: client.recv(65_536), b"")).splitlines()]
+    assert len(replies) == 3
+    assert next(reply for reply in replies if reply.get("tag") == 2)["recording"]
+    assert any("version" in reply for reply in replies)
+
+
+def test_many_waiting_requests_survive_a_hang_up(daemon: Daemon) -> None:
+    """A client that sends thousands of requests and hangs up troubles nobody."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(daemon.control_socket))
+        client.sendall(b'{"op":"open","connection_id":"call"}\n' * 3_000)
+    assert daemon.request("status")["version"]
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_worker_that_dies_idle_costs_nothing(daemon: Daemon) -> None:
+    """A finalising process that ends between two jobs is replaced."""
+    for connection_id in ("one", "two"):
+        daemon.request("open", connection_id=connection_id)
+        assert daemon.request("close", connection_id=connection_id, wait=True)["state"] == "stored"
+        for worker in children(daemon.process.pid):
+            os.kill(worker, signal.SIGKILL)
+
+
 def test_line_of_the_full_length_is_answered(daemon: Daemon) -> None:
     """A line of exactly 64 KiB is a request like any other."""
     request = b'{"op": "status", "tag": "%s"}'

@@ -383,7 +383,9 @@ def test_restart_gives_an_ssrc_to_the_open_call(start_daemon: StartDaemon) -> No
     assert daemon.request("close", connection_id="new", wait=True)["recording"]["input"]["received"] == 10
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"state": "open", "ssrcs": null}', '{"state": "open"}', "\0"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"state": "open", "ssrcs": null}', '{"state": "open"}', "\0", "[" * 5_000]
+)
 def test_damaged_state_stops_nothing(start_daemon: StartDaemon, damage: str) -> None:
     """A call whose state is damaged is stored as abandoned, and other calls go on."""
     daemon = start_daemon(flush_interval="50ms")
@@ -411,6 +413,20 @@ def test_stragglers_join_no_other_call(daemon: Daemon) -> None:
     daemon.request("open", connection_id="two", input_ssrc=INPUT_SSRC)
     daemon.send("input", *rtp_stream(opus_tone(440, 10), sequence_number=40_000, timestamp=77))
     assert daemon.request("close", connection_id="two", wait=True)["recording"]["input"]["received"] == 10
+
+
+def test_new_call_of_an_old_ssrc_keeps_its_early_packets(daemon: Daemon) -> None:
+    """A call that begins anew with the SSRC of one just closed has the packets that came before its open."""
+    for connection_id, count in (("one", 20), ("two", 60)):
+        datagrams = rtp_stream(opus_tone(440, count))
+        if connection_id == "two":
+            daemon.send("input", *datagrams[:50])
+            while daemon.request("status")["datagrams"]["input"] < 70:
+                pass
+        daemon.request("open", connection_id=connection_id, input_ssrc=INPUT_SSRC)
+        daemon.send("input", *datagrams[50 if connection_id == "two" else 0 :])
+        recording = daemon.request("close", connection_id=connection_id, wait=True)["recording"]
+        assert recording["input"]["received"] == count
 
 
 def test_finalisation_is_taken_up_after_a_kill(start_daemon: StartDaemon) -> None:

@@ -14,6 +14,9 @@ from twotrack import oggopus, opus
 from twotrack.errors import MergeError
 from twotrack.merge.lossless import interleave
 from twotrack.oggopus import PRE_SKIP, Packet
+from twotrack.rtp import RtpPacket
+from twotrack.side import Side
+from twotrack.track import Received, fill, lay
 
 TAGS = oggopus.tags_bytes("test", [])
 
@@ -113,3 +116,15 @@ def test_self_delimited_packets_say_their_last_length() -> None:
     assert opus.join_frames(0xF8, [b"a", b"", b"cd"], is_self_delimited=True) == b"\xfb\x83\x01\x00\x02acd"
     long = bytes(300)
     assert opus.join_frames(0xF8, [long], is_self_delimited=True) == b"\xf8\xfc\x0c" + long
+
+
+@pytest.mark.parametrize("offset", [0, 337])
+def test_g711_is_interleaved(offset: int) -> None:
+    """Sides that came as G.711 go into a lossless file, also off the grid and beside Opus."""
+    received = [
+        Received(n * 20_000_000, RtpPacket(1, n, n * 160, 0, False, bytes([n % 128 + 64] * 160))) for n in range(50)
+    ]
+    side = lay(received, Side.INPUT)
+    tracks = [fill(side, -at, 96_000, opus.FRAME_SAMPLES).packets for at in (0, offset)]
+    for right in (tracks[1], timed(opus_speech(60))):
+        assert list(interleave(tracks[0], right))

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 from twotrack import messages
 from twotrack.errors import RequestError
 from twotrack.messages import ErrorCode
+from twotrack.rtp import SEQUENCE_BITS, TIMESTAMP_BITS, RtpPacket, extend
 from twotrack.side import Side
 
 STRAGGLER_PACKETS = 1_000  # that a sender may go on for after its call has ended
 STRAGGLER_S = 10.0
+STRAGGLER_TIMESTAMP = 30 * 48_000  # how far their timestamps go on, at the fastest clock
+REORDERED_PACKETS = 16  # that may come after the one that was the last
 REMEMBERED_CALLS = 2_000  # ended calls that `list` and `show` still know
 
 
@@ -32,9 +35,10 @@ class State(StrEnum):
 
 
 class _Retired(NamedTuple):
-    """The last sequence number of an SSRC that was freed, and when, monotonic."""
+    """The last sequence number and timestamp of an SSRC that was freed, and when, monotonic."""
 
     sequence_number: int
+    timestamp: int
     at: float
 
 
@@ -55,7 +59,7 @@ class Call:
     recording: dict[str, Any] | None = None
     error: RequestError | None = None
     ended_at: float | None = None
-    last_sequence: dict[tuple[Side, int], int] = field(default_factory=dict)
+    last_packet: dict[tuple[Side, int], RtpPacket] = field(default_factory=dict)
 
     @property
     def references(self) -> int:
@@ -166,6 +170,7 @@ class Register:
 
     def map(self, call: Call, side: Side, ssrc: int) -> None:
         """Let an SSRC on a port be this call's."""
+        self._retired.pop((side, ssrc), None)
         self.routes[side][ssrc] = call
         call.ssrcs[side].append(ssrc)
 
@@ -237,13 +242,24 @@ class Register:
                 if self.routes[side].get(ssrc) is not call:
                     continue
                 del self.routes[side][ssrc]
-                if (side, ssrc) in call.last_sequence:
-                    self._retired[side, ssrc] = _Retired(call.last_sequence[side, ssrc], now)
+                last = call.last_packet.get((side, ssrc))
+                if last is not None:
+                    self._retired[side, ssrc] = _Retired(last.sequence_number, last.timestamp, now)
 
-    def is_straggler(self, side: Side, ssrc: int, sequence_number: int) -> bool:
-        """True if a packet of an unmapped SSRC goes on where a call that has ended left off."""
-        retired = self._retired.get((side, ssrc))
-        return retired is not None and 0 < (sequence_number - retired.sequence_number) & 0xFFFF < STRAGGLER_PACKETS
+    def is_straggler(self, side: Side, packet: RtpPacket) -> bool:
+        """True if a packet of an unmapped SSRC goes on where a call that has ended left off.
+
+        The first packet that does not begins another call, and so do all that follow it.
+        """
+        retired = self._retired.get((side, packet.ssrc))
+        if retired is None:
+            return False
+        steps = extend(packet.sequence_number, retired.sequence_number, SEQUENCE_BITS) - retired.sequence_number
+        advance = extend(packet.timestamp, retired.timestamp, TIMESTAMP_BITS) - retired.timestamp
+        if -REORDERED_PACKETS < steps < STRAGGLER_PACKETS and abs(advance) < STRAGGLER_TIMESTAMP:
+            return True
+        del self._retired[side, packet.ssrc]
+        return False
 
     def has_ended_lately(self, connection_id: str, now: float) -> bool:
         """True if the call of this id is closed, or was until a while ago, so that packets of it may still come."""

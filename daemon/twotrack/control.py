@@ -7,6 +7,7 @@ without tags knows which is which; only a `close` with `wait` and a tag is overt
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ from twotrack.service import AudioCacheService
 SOCKET_MODE = 0o660
 BACKLOG = 1024  # clients that may wait to be let in
 MAX_UNREAD_BYTES = 1024 * 1024  # a watcher that leaves more unread is hung up on
-MAX_PENDING_REPLIES = 10_000  # of one connection: requests that wait, and replies behind them
+MAX_WAITING_REPLIES = 1_000  # of one connection, behind one that is waited for
+MAX_WAITS = 10_000  # of one connection: each is a call that is being finalised
 log = logs.get_logger()
 Reply = dict[str, Any]
 
@@ -114,11 +116,12 @@ class ControlConnection(asyncio.Protocol):
         self._commands = commands
         self._received = bytearray()
         self._transport: Any = None
-        self._order: asyncio.Task[Any] | None = None  # what the next reply has to wait for
+        self._replies: deque[Reply | bytes | asyncio.Task[Reply]] = deque()  # that wait for one before them
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_watching: Callable[[], None] | None = None
         self._is_unread = False
         self._has_ended = False
+        self._is_refused = False
 
     def connection_made(self, transport: Any) -> None:
         """A client came."""
@@ -128,7 +131,8 @@ class ControlConnection(asyncio.Protocol):
         """It hung up; what it asked for goes on."""
         if self._stop_watching is not None:
             self._stop_watching()
-        for task in self._tasks:
+        self._replies.clear()
+        for task in list(self._tasks):
             task.cancel()
 
     def pause_writing(self) -> None:
@@ -141,26 +145,30 @@ class ControlConnection(asyncio.Protocol):
         self._proceed()
 
     def eof_received(self) -> bool:
-        """It has sent its last request; its replies still go out."""
+        """It has sent its last request, its end of line or not; its replies still go out."""
         self._has_ended = True
+        if self._received and not self._received.endswith(b"\n"):
+            self._received += b"\n"
         self._proceed()
         return not self._transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of requests."""
-        self._received += data
-        self._proceed()
+        if not self._is_refused:
+            self._received += data
+            self._proceed()
 
     @property
     def _is_held(self) -> bool:
         """True while it has to read replies, or to wait for them, before it is answered again."""
-        return self._is_unread or len(self._tasks) >= MAX_PENDING_REPLIES
+        is_waiting = len(self._replies) >= MAX_WAITING_REPLIES or len(self._tasks) >= MAX_WAITS
+        return self._is_unread or is_waiting
 
     def _proceed(self) -> None:
         """Carry out the requests that are here, as far as their replies find room."""
-        while not self._is_held and not self._transport.is_closing():
+        while not (self._is_held or self._is_refused or self._transport.is_closing()):
             end = self._received.find(b"\n")
-            if max(end, len(self._received) if end < 0 else 0) > messages.MAX_LINE_BYTES:
+            if (len(self._received) if end < 0 else end) > messages.MAX_LINE_BYTES:
                 self._refuse_long_line()
             elif end >= 0:
                 line = bytes(self._received[:end])
@@ -168,24 +176,26 @@ class ControlConnection(asyncio.Protocol):
                 self._answer(line)
             else:
                 break
-        if self._transport.is_closing():
+        self._close_when_done()
+        if self._transport.is_closing() or self._has_ended:
             return
-        if self._has_ended:
-            self._close_when_done()
-        elif self._is_held:
+        if self._is_held or self._is_refused:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
 
     def _close_when_done(self) -> None:
-        """Hang up on a client that sends no more, once it has its replies; a watcher stays."""
-        if not (self._tasks or self._received.count(b"\n") or self._stop_watching):
+        """Hang up on a client that was refused, or that sends no more, once it has its replies."""
+        has_more = bool(self._received) or self._stop_watching is not None  # a watcher stays
+        is_over = self._is_refused or (self._has_ended and not has_more)
+        if is_over and not (self._tasks or self._replies):
             self._transport.close()
 
     def _refuse_long_line(self) -> None:
+        self._is_refused = True
         self._received.clear()
-        self._send(messages.failure(bad_request(f"a line holds at most {messages.MAX_LINE_BYTES} bytes")))
-        self._transport.close()
+        refusal = bad_request(f"a line holds at most {messages.MAX_LINE_BYTES} bytes")
+        self._reply(messages.failure(refusal), {}, may_be_overtaken=False)
 
     def _answer(self, line: bytes) -> None:
         tag: Reply = {}
@@ -218,16 +228,31 @@ class ControlConnection(asyncio.Protocol):
     def _reply(self, result: Reply | Awaitable[Reply], tag: Reply, *, may_be_overtaken: bool) -> None:
         """Send a reply in its turn, or when it is there if it may be overtaken."""
         if isinstance(result, dict):
-            if self._order is None:
-                self._send(result | tag)
-            else:
-                self._order = self._spawn(self._send_after(self._order, result | tag))
-            return
-        outcome = self._spawn(self._outcome(result, tag))
-        if may_be_overtaken:
-            outcome.add_done_callback(self._send_outcome)
+            self._send_in_turn(result | tag)
+        elif may_be_overtaken:
+            self._spawn(self._send_outcome(result, tag))
         else:
-            self._order = self._spawn(self._send_after(self._order, outcome))
+            self._replies.append(self._spawn(self._outcome(result, tag)))
+
+    def _send_in_turn(self, reply: Reply | bytes) -> None:
+        if self._replies:
+            self._replies.append(reply)
+        else:
+            self._send(reply)
+
+    def _send_waiting(self) -> None:
+        """Send the replies whose turn has come."""
+        while self._replies:
+            reply = self._replies[0]
+            if isinstance(reply, asyncio.Task):
+                if not reply.done():
+                    return
+                reply = reply.result()
+            self._replies.popleft()
+            self._send(reply)
+
+    async def _send_outcome(self, result: Awaitable[Reply], tag: Reply) -> None:
+        self._send(await self._outcome(result, tag))
 
     async def _outcome(self, result: Awaitable[Reply], tag: Reply) -> Reply:
         """The reply to a request that waits."""
@@ -238,15 +263,6 @@ class ControlConnection(asyncio.Protocol):
         except Exception as error:
             return self._internal(error) | tag
 
-    async def _send_after(
-        self, before: "asyncio.Task[Any] | None", reply: "Reply | bytes | asyncio.Task[Reply]"
-    ) -> None:
-        if before is not None:
-            await before
-        self._send(await reply if isinstance(reply, asyncio.Task) else reply)
-        if self._order is asyncio.current_task():
-            self._order = None
-
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -256,19 +272,13 @@ class ControlConnection(asyncio.Protocol):
     def _end_task(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not self._transport.is_closing():
+            self._send_waiting()
             self._proceed()
-
-    def _send_outcome(self, outcome: "asyncio.Task[Reply]") -> None:
-        if not outcome.cancelled():
-            self._send(outcome.result())
 
     def _send_event(self, line: bytes) -> None:
         """Send an event, behind the replies that came before it."""
-        if self._order is not None:
-            self._order = self._spawn(self._send_after(self._order, line))
-            return
-        self._send(line)
-        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+        self._send_in_turn(line)
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES or len(self._replies) > MAX_WAITS:
             log.warning("A watcher that does not read was hung up on")
             self._transport.abort()
 

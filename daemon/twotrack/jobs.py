@@ -13,7 +13,7 @@ from typing import Any
 from twotrack import logs
 from twotrack.calls import Call, Register, State
 from twotrack.codecs import DEFAULT_PAYLOAD_TYPES
-from twotrack.errors import RequestError
+from twotrack.errors import RequestError, SpoolError
 from twotrack.finalise import Job
 from twotrack.messages import ErrorCode
 from twotrack.recording import Notify
@@ -53,7 +53,10 @@ class Finalisations:
         self._lost = lost
         self._work = settings.state_path / "work"
         shutil.rmtree(self._work, ignore_errors=True)  # what a former process left
-        self._work.mkdir()
+        try:
+            self._work.mkdir(exist_ok=True)
+        except OSError as error:
+            raise SpoolError(f"the working directory {self._work} can't be made: {error.strerror}") from error
         self._ended: dict[Call, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -8,6 +8,8 @@ from twotrack.calls import Call, State
 from twotrack.side import Side
 from twotrack.spool import Recovered
 
+LATEST_TIME_S = 1e11  # seconds since 1970, the year 5138
+
 
 def saved(call: Call) -> dict[str, Any]:
     """A call as the JSON beside its spool."""
@@ -67,13 +69,16 @@ class _Saved:
         if state is None:
             return cls()
         try:
+            started_at = float(state["started_at"])
+            if not 0 <= started_at < LATEST_TIME_S:
+                raise ValueError("no time of a call")
             return cls(
                 is_open=state["state"] == State.OPEN,
                 is_abandoned=bool(state["abandoned"]),
-                started_at=float(state["started_at"]),
+                started_at=started_at,
                 metadata={str(name): str(value) for name, value in state["metadata"].items()},
                 ssrcs={side: [messages.parse_ssrc(ssrc) for ssrc in state["ssrcs"][side]] for side in Side},
                 closed_sides={Side(side) for side in state["closed_sides"]},
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return cls()

@@ -140,9 +140,9 @@ class AudioCacheService:
             return
         call = self.register.routes[side].get(packet.ssrc)
         if call is not None:
-            call.last_sequence[side, packet.ssrc] = packet.sequence_number
+            call.last_packet[side, packet.ssrc] = packet
             self._record(call, side, datagram, source, arrival_ns)
-        elif self.register.is_straggler(side, packet.ssrc, packet.sequence_number):
+        elif self.register.is_straggler(side, packet):
             self.dropped[side]["closed"] += 1
         elif not self._early.keep(side, packet.ssrc, EarlyPacket(arrival_ns, source, datagram)):
             self.dropped[side]["unmapped"] += 1

@@ -271,7 +271,7 @@ def _resolve(future: "asyncio.Future[None]") -> None:
 def _read_state(path: Path) -> dict[str, Any] | None:
     try:
         state = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return state if isinstance(state, dict) else None
 

@@ -365,6 +365,8 @@ class _Filling:
         """Get what the encoder has looked ahead by out of it, before a gap."""
         if self._encoder is not None:
             self._pcm += array("h", bytes(2 * G711_LOOKAHEAD))
+            step = self._grid_samples * NARROWBAND_RATE // SAMPLE_RATE
+            self._pcm += array("h", bytes(2 * (-len(self._pcm) % step)))  # frames like those before it
             self._flush_pcm()
             self._encoder = None
 

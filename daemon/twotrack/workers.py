@@ -17,6 +17,7 @@ from twotrack.finalise import Job
 from twotrack.messages import ErrorCode
 from twotrack.recording import Notify
 
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError)  # uvloop says RuntimeError of a closed pipe
 ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 
 
@@ -60,15 +61,29 @@ class Workers:
             self._free.release()
 
     async def _run(self, job: Job, notify: Notify) -> dict[str, Any]:
-        worker = self._idle.pop() if self._idle else await _start()
+        worker = self._take_idle()
+        if worker is not None:
+            with suppress(*_BROKEN):  # it may have ended while it was idle: then a new one does the job
+                return await self._give(worker, job, notify)
         try:
-            answer = await _converse(worker, job, notify)
-        except (OSError, EOFError, ValueError) as error:
-            await _kill(worker)
+            return await self._give(await _start(), job, notify)
+        except _BROKEN as error:
             raise RequestError(
                 ErrorCode.INTERNAL, f"the finalising process ended before its job ({error}); retry the call"
             ) from error
-        except asyncio.CancelledError:
+
+    def _take_idle(self) -> asyncio.subprocess.Process | None:
+        """A worker that still runs."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.returncode is None:
+                return worker
+        return None
+
+    async def _give(self, worker: asyncio.subprocess.Process, job: Job, notify: Notify) -> dict[str, Any]:
+        try:
+            answer = await _converse(worker, job, notify)
+        except (*_BROKEN, asyncio.CancelledError):
             await _kill(worker)
             raise
         self._idle.append(worker)
