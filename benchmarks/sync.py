@@ -5,7 +5,7 @@
 
 A call is a list of turns; what senders and networks do to it is named by `Trouble`. The error of a
 packet is its position minus the time at which its first sample was spoken. A constant common to all
-of a side's packets, at most its first packet's delay, is no error: the file's zero.
+of a side's packets would be no error, as it only moves the file's zero; it is counted all the same.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def _arrive(departure: float, trouble: Trouble, chance: random.Random) -> float:
 
 
 def errors_ms(sent: Sequence[Sent], side: Side) -> list[float]:
-    """Each placed packet's error in milliseconds, relative to the first packet's."""
+    """Each placed packet's error in milliseconds."""
     placement = place([packet.observation for packet in sent], side)
     return [(placed.position - sent[placed.observation].spoken) / MILLISECOND for placed in placement.packets]
 

@@ -162,7 +162,7 @@ class Register:
                 )
 
     def _require_room(self) -> None:
-        if sum(call.state is State.OPEN for call in self._live.values()) >= self._max_connections:
+        if sum(call.state is State.OPEN for call in self.live()) >= self._max_connections:
             raise RequestError(
                 ErrorCode.TOO_MANY_CONNECTIONS,
                 f"{self._max_connections} calls are open; close some or raise AUDIO_MAX_CONNECTIONS",
@@ -204,9 +204,7 @@ class Register:
     def abandon(self, now: float, retention: float) -> list[Call]:
         """Close the open calls that gave no sign of life for longer than `retention` seconds."""
         abandoned = [
-            call
-            for call in self._live.values()
-            if call.state is State.OPEN and now - call.last_sign_of_life > retention
+            call for call in self.live() if call.state is State.OPEN and now - call.last_sign_of_life > retention
         ]
         for call in abandoned:
             call.state = State.CLOSING

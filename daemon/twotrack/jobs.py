@@ -101,9 +101,9 @@ class Finalisations:
             await asyncio.sleep(grace_s)
         if call.state is State.DISCARDED:
             return
-        self._register.finalise(call, time.monotonic())
-        self._on_change(call)
         try:
+            self._register.finalise(call, time.monotonic())
+            self._on_change(call)
             self._spool.flush()
             await self._spool.written()
             call.recording = await self.workers.run(self._job(call), _logged(call))
